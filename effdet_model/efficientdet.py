@@ -1,0 +1,170 @@
+"""EfficientDet: a timm backbone, BiFPN, class and box heads."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.layers import get_act_layer
+from torch import Tensor, nn
+
+from effdet_model.bifpn import BiFpn, Observe
+from effdet_model.config import EfficientDetConfig
+from effdet_model.errors import InputError
+from effdet_model.heads import HeadNet
+from effdet_model.layers import timm_activation_name
+
+Observer = Callable[[str, Tensor], Tensor | None]
+"""Called with a layer's stable name and its output [N, C, h, w]; a tensor returned takes the output's place."""
+
+_BACKBONE_LEVELS = 5
+_BACKBONE_ACTIVATION = {True: "relu6", False: "silu"}
+
+
+class EfficientDet(nn.Module):
+    """One EfficientDet; state_dict keys, shapes and dtypes are those of effdet 0.4.1.
+
+    Attributes:
+        config: what it was built from.
+    """
+
+    def __init__(self, config: EfficientDetConfig, pretrained_backbone: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = create_backbone(config, pretrained_backbone)
+        self.fpn = BiFpn(config, self.backbone.feature_info.channels())
+        self.class_net = HeadNet(config, "class_net", config.num_classes)
+        self.box_net = HeadNet(config, "box_net", 4)
+        for name, module in self.named_modules():
+            if not name.startswith("backbone"):
+                _init_weights(module, name)
+
+    def forward(self, images: Tensor, observe: Observer | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits and box regressions of every level.
+
+        Args:
+            images: float [N, 3, H, W], normalised; any H and W that all levels can be made from.
+            observe: if given, is shown every intermediate result by its stable name, in the order of
+                evaluation (`backbone.stem`, `backbone.blocks.3.1`, `fpn.input.level.3`,
+                `fpn.cell.0.fnode.2`, `class_net.conv_rep.1.level.4`, `box_net.predict.level.3`), and may
+                return a tensor that the following layers get in its place.
+
+        Returns:
+            class_outputs: [N, anchors * num_classes, h, w] per level, finest first; channels anchor-major.
+            box_outputs: [N, anchors * 4, h, w] per level, each anchor's (ty, tx, th, tw).
+
+        Raises:
+            InputError: the image size does not give every level a smaller map than the one before.
+        """
+        height, width = images.shape[-2:]
+        sizes = self.config.feature_sizes((height, width))
+        replacing = _replacing(observe) if observe else None
+        with _observed_backbone(self.backbone, replacing):
+            feats = self.backbone(images)
+        feats = self.fpn(feats, sizes, replacing)
+        return self.class_net(feats, replacing), self.box_net(feats, replacing)
+
+    def forward_intermediates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+        """`forward`, and every intermediate result by its stable name."""
+        seen: dict[str, Tensor] = {}
+        class_outputs, box_outputs = self(images, observe=lambda name, out: seen.__setitem__(name, out))
+        return class_outputs, box_outputs, seen
+
+
+def _replacing(observe: Observer) -> Observe:
+    def call(name: str, out: Tensor) -> Tensor:
+        replacement = observe(name, out)
+        return out if replacement is None else replacement
+
+    return call
+
+
+@contextlib.contextmanager
+def _observed_backbone(backbone: nn.Module, observe: Observe | None) -> Iterator[None]:
+    """Show stem and blocks of an EfficientNet-like backbone; of others, only the features are seen."""
+    if observe is None or not hasattr(backbone, "blocks") or not hasattr(backbone, "bn1"):
+        yield
+        return
+
+    def hook(name: str, module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        return observe(name, out)
+
+    watched = {"backbone.stem": backbone.bn1}
+    for stage, blocks in enumerate(backbone.blocks):  # type: ignore[arg-type]
+        watched.update({f"backbone.blocks.{stage}.{i}": block for i, block in enumerate(blocks)})
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in watched.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def create_backbone(config: EfficientDetConfig, pretrained: bool = False) -> nn.Module:
+    """The timm feature extractor of a config: features of levels `min_level` to at most 5, finest first.
+
+    Raises:
+        InputError: timm has no such model, it extracts no features, or not those of the levels asked for.
+    """
+    levels = [level for level in config.levels if level <= _BACKBONE_LEVELS]
+    if not levels:
+        raise InputError(f"min_level: expected at most {_BACKBONE_LEVELS}, found {config.min_level}.")
+    name, arguments = _timm_backbone(config)
+    if config.backbone_indices is not None:
+        return _features(name, config.backbone_indices, pretrained, arguments)
+    if "efficientnet" not in name:
+        with torch.device("meta"):
+            reductions = list(_features(name, None, False, arguments).feature_info.reduction())
+        indices = [max((i for i, r in enumerate(reductions) if r == 2**level), default=-1) for level in levels]
+        if -1 in indices:
+            raise InputError(
+                f"backbone {name}: expected features at strides {[2**level for level in levels]}, found "
+                f"{reductions}; choose min_level, max_level or backbone_indices to fit."
+            )
+        return _features(name, tuple(indices), pretrained, arguments)
+    return _features(name, tuple(level - 1 for level in levels), pretrained, arguments)
+
+
+def _timm_backbone(config: EfficientDetConfig) -> tuple[str, dict[str, Any]]:
+    arguments = dict(config.backbone_args)
+    name = config.backbone_name
+    if not name.startswith("efficientnet-"):
+        return name, arguments
+    default = _BACKBONE_ACTIVATION["lite" in name]
+    if timm_activation_name(config.act_type) != default:
+        arguments["act_layer"] = get_act_layer(timm_activation_name(config.act_type))
+    return "tf_" + name.replace("-", "_"), arguments
+
+
+def _features(name: str, indices: tuple[int, ...] | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    if not timm.is_model(name):
+        raise InputError(f"backbone_name: expected a model of timm or google/automl, found {name!r}.")
+    chosen = {} if indices is None else {"out_indices": indices}
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **chosen, **arguments)
+    except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
+        raise InputError(f"backbone {name}: expected features {indices} from timm, found: {error}.") from error
+
+
+def _init_weights(module: nn.Module, name: str) -> None:
+    """Initial weights of BiFPN and heads as the official model has them (google/automl efficientdet_arch.py)."""
+    if not isinstance(module, nn.Conv2d):
+        return
+    in_head = name.startswith(("class_net", "box_net"))
+    receptive = module.weight[0, 0].numel()
+    fan_in, fan_out = module.weight.shape[1] * receptive, module.weight.shape[0] * receptive // module.groups
+    with torch.no_grad():
+        if in_head and name.endswith((".conv_dw", ".conv_pw")):
+            module.weight.normal_(std=math.sqrt(1.0 / max(1, fan_in)))
+        elif in_head:
+            module.weight.normal_(std=0.01)
+        else:
+            limit = math.sqrt(6.0 / (fan_in + fan_out))
+            module.weight.uniform_(-limit, limit)
+        if module.bias is not None:
+            module.bias.fill_(-math.log((1 - 0.01) / 0.01) if name.startswith("class_net.predict") else 0.0)

@@ -1,0 +1,67 @@
+"""Class and box heads: convolutions shared by all levels, a batch norm for each repeat and level."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from effdet_model.bifpn import Observe
+from effdet_model.config import EfficientDetConfig
+from effdet_model.layers import ConvBnAct2d, SeparableConv2d, activation, norm_factory
+
+
+class HeadNet(nn.Module):
+    """One head.
+
+    `conv_rep` holds the shared convolutions; `bn_rep[repeat][level].bn` the batch norms, or, with
+    `head_bn_level_first`, `bn_rep[level][repeat]` (effdet's layout for its own later models).
+    """
+
+    def __init__(self, config: EfficientDetConfig, name: str, num_outputs: int) -> None:
+        super().__init__()
+        self.name = name
+        self.levels = tuple(config.levels)
+        self.level_first = config.head_bn_level_first
+        self.residual = bool(config.survival_prob)
+        norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs))
+        conv_layer = SeparableConv2d if config.separable_conv else ConvBnAct2d
+        filters, repeats = config.fpn_num_filters, config.box_class_repeats
+        self.conv_rep = nn.ModuleList(
+            conv_layer(filters, filters, 3, padding=config.pad_type, bias=config.redundant_bias, norm_layer=None)
+            for _ in range(repeats)
+        )
+        self.bn_rep = nn.ModuleList()
+        if self.level_first:
+            for _ in self.levels:
+                self.bn_rep.append(nn.ModuleList(norm_layer(filters) for _ in range(repeats)))
+        else:
+            for _ in range(repeats):
+                self.bn_rep.append(
+                    nn.ModuleList(nn.Sequential(OrderedDict(bn=norm_layer(filters))) for _ in self.levels)
+                )
+        self.act = activation(config.head_act_type or config.act_type)
+        self.predict = conv_layer(
+            filters, num_outputs * config.anchors_per_location, 3, padding=config.pad_type, bias=True,
+            norm_layer=None,
+        )
+
+    def batch_norm(self, repeat: int, place: int) -> nn.Module:
+        """The batch norm of a repeat at a level, levels counted from 0."""
+        return self.bn_rep[place][repeat] if self.level_first else self.bn_rep[repeat][place]  # type: ignore[index]
+
+    def forward(self, feats: Sequence[Tensor], observe: Observe | None = None) -> list[Tensor]:
+        """One [N, fpn_num_filters, h, w] per level -> one [N, anchors * outputs, h, w] per level."""
+        outputs = []
+        for place, (level, x) in enumerate(zip(self.levels, feats, strict=True)):
+            for repeat, conv in enumerate(self.conv_rep):
+                before = x
+                x = self.act(self.batch_norm(repeat, place)(conv(x)))
+                if self.residual and repeat > 0:
+                    x = x + before
+                if observe:
+                    x = observe(f"{self.name}.conv_rep.{repeat}.level.{level}", x)
+            x = self.predict(x)
+            outputs.append(observe(f"{self.name}.predict.level.{level}", x) if observe else x)
+        return outputs

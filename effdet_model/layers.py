@@ -1,0 +1,163 @@
+"""Building blocks of BiFPN and heads. Attribute names are those of effdet 0.4.1, so that weights move both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import create_conv2d, get_act_layer, get_norm_layer
+from torch import Tensor, nn
+
+from effdet_model.errors import InputError
+
+NormLayer = Callable[[int], nn.Module]
+
+_TIMM_ACTIVATION = {"swish": "silu", "swish_native": "silu", "hswish": "hard_swish"}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation that google/automl or timm calls `name`; never in place, so that layers can be observed."""
+    if name == "silu" or _TIMM_ACTIVATION.get(name) == "silu":
+        return nn.SiLU()
+    return get_act_layer(_TIMM_ACTIVATION.get(name, name))()
+
+
+def timm_activation_name(name: str) -> str:
+    """What timm calls google/automl's activation `name`."""
+    return _TIMM_ACTIVATION.get(name, name)
+
+
+def norm_factory(name: str, kwargs: dict[str, Any]) -> NormLayer:
+    """A function channels -> normalisation layer, e.g. timm's "batchnorm2d", "groupnorm", "frozenbatchnorm2d".
+
+    Raises:
+        InputError: timm has no such layer.
+    """
+    try:
+        layer = get_norm_layer(name)
+    except (AssertionError, KeyError, AttributeError) as error:
+        raise InputError(f"norm_layer: expected a normalisation layer of timm, found {name!r}.") from error
+    return partial(layer, **kwargs)
+
+
+class ConvBnAct2d(nn.Module):
+    """Convolution, optional normalisation, optional activation."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, padding: str, bias: bool,
+        norm_layer: NormLayer | None, act_type: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = create_conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
+        self.bn = norm_layer(out_channels) if norm_layer else None
+        self.act = activation(act_type) if act_type else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, h, w] -> [N, out_channels, h, w]."""
+        x = self.conv(x)
+        x = self.bn(x) if self.bn is not None else x
+        return self.act(x) if self.act is not None else x
+
+
+class SeparableConv2d(nn.Module):
+    """Depthwise then pointwise convolution, optional normalisation, optional activation."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, padding: str, bias: bool,
+        norm_layer: NormLayer | None, act_type: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv_dw = create_conv2d(in_channels, in_channels, kernel_size, padding=padding, depthwise=True)
+        self.conv_pw = create_conv2d(in_channels, out_channels, 1, padding=padding, bias=bias)
+        self.bn = norm_layer(out_channels) if norm_layer else None
+        self.act = activation(act_type) if act_type else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, h, w] -> [N, out_channels, h, w]."""
+        x = self.conv_pw(self.conv_dw(x))
+        x = self.bn(x) if self.bn is not None else x
+        return self.act(x) if self.act is not None else x
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor:
+    """Pool [N, C, h, w] down to about `size` with stride s = (h - 1) // size + 1 and window s + 1 (google/automl).
+
+    Args:
+        kind: "max" or "avg"; the latter leaves padding out of the mean, as TensorFlow does.
+        pad_type: "same" for TensorFlow's SAME, "" for symmetric padding.
+    """
+    stride = [(have - 1) // want + 1 for have, want in zip(x.shape[-2:], size, strict=True)]
+    kernel = [s + 1 for s in stride]
+    if pad_type != "same":
+        padding = [(s - 1 + k - 1) // 2 for s, k in zip(stride, kernel, strict=True)]
+        pool = F.max_pool2d if kind == "max" else partial(F.avg_pool2d, count_include_pad=False)
+        return pool(x, kernel, stride, padding)
+    (top, bottom), (left, right) = (
+        _same_padding(*args) for args in zip(x.shape[-2:], kernel, stride, strict=True)
+    )
+    padded = F.pad(x, (left, right, top, bottom), value=float("-inf") if kind == "max" else 0.0)
+    if kind == "max":
+        return F.max_pool2d(padded, kernel, stride)
+    inside = F.pad(torch.ones_like(x[:1, :1]), (left, right, top, bottom))
+    return F.avg_pool2d(padded, kernel, stride) / F.avg_pool2d(inside, kernel, stride)
+
+
+class ResampleFeatureMap(nn.Module):
+    """Bring features to a level's channels and size: 1 x 1 convolution where channels differ, then pool or enlarge."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, pad_type: str, downsample_type: str, upsample_type: str,
+        norm_layer: NormLayer, apply_bn: bool, redundant_bias: bool, conv_after_downsample: bool,
+    ) -> None:
+        super().__init__()
+        self.pad_type = pad_type
+        self.downsample_type = downsample_type
+        self.upsample_type = upsample_type
+        self.conv_after_downsample = conv_after_downsample
+        self.conv: nn.Module | None = None
+        if in_channels != out_channels:
+            self.conv = ConvBnAct2d(
+                in_channels, out_channels, 1, padding=pad_type, bias=redundant_bias or not apply_bn,
+                norm_layer=norm_layer if apply_bn else None,
+            )
+
+    def _maybe_conv(self, x: Tensor) -> Tensor:
+        return self.conv(x) if self.conv is not None else x
+
+    def _shrink(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.downsample_type in ("max", "avg"):
+            return pool2d(x, self.downsample_type, size, self.pad_type)
+        return _interpolate(x, size, self.downsample_type)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """[N, in_channels, h, w] -> [N, out_channels, *size].
+
+        Raises:
+            InputError: one side would shrink and the other not (google/automl refuses that as well).
+        """
+        height, width = x.shape[-2:]
+        if height > size[0] and width > size[1]:
+            if self.conv_after_downsample:
+                return self._maybe_conv(self._shrink(x, size))
+            return self._shrink(self._maybe_conv(x), size)
+        if height > size[0] or width > size[1]:
+            raise InputError(
+                f"image size: features of {height} x {width} cannot become {size[0]} x {size[1]}: expected both "
+                "sides to shrink or neither; choose a larger or less elongated image size, or fewer levels."
+            )
+        x = self._maybe_conv(x)
+        return _interpolate(x, size, self.upsample_type) if (height, width) != tuple(size) else x
+
+
+def _interpolate(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    if mode == "nearest":
+        return F.interpolate(x, size, mode="nearest")
+    return F.interpolate(x, size, mode=mode, align_corners=False)

@@ -1,0 +1,126 @@
+"""Weight files: .pth (a plain state_dict, metadata beside it as .json) and .safetensors (metadata in its header)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effdet_model.errors import InputError
+
+METADATA_KEY = "effdet_port"
+"""Under this key the safetensors header has the metadata, as JSON text."""
+
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+def metadata_path(weights: Path) -> Path:
+    """Where the metadata of a .pth lies: d0.json beside d0.pth."""
+    return weights.with_suffix(".json")
+
+
+def read_metadata(path: str | Path) -> dict[str, Any] | None:
+    """What a weight file says of itself; None where it says nothing.
+
+    Raises:
+        InputError: the file or its metadata cannot be read.
+    """
+    path = _existing(path)
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get(METADATA_KEY)
+        except SafetensorError as error:
+            raise _unreadable(path, "a safetensors file", error) from error
+        return _parsed(text, path) if text is not None else None
+    beside = metadata_path(path)
+    if not beside.exists():
+        return None
+    parsed = _parsed(beside.read_text(encoding="utf-8", errors="replace"), beside)
+    return parsed if "format_version" in parsed else None
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weight file, on the CPU. Nothing is ever unpickled beyond tensors.
+
+    Raises:
+        InputError: no such file, damaged, or not a dictionary of tensors.
+    """
+    path = _existing(path)
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise _unreadable(path, "a safetensors file", error) from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise _unreadable(path, "a PyTorch state_dict of plain tensors", error) from error
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise InputError(
+            f"weights {path}: expected a plain state_dict (names to tensors), found {_describe(loaded)}; "
+            "save model.state_dict() alone."
+        )
+    return loaded
+
+
+def load_into(model: torch.nn.Module, state_dict: dict[str, Tensor], source: str | Path) -> None:
+    """Copy tensors into a model, strictly.
+
+    Raises:
+        InputError: a name is missing or extra, or a shape differs; the message lists them.
+    """
+    own = model.state_dict()
+    missing = sorted(set(own) - set(state_dict))
+    extra = sorted(set(state_dict) - set(own))
+    shapes = sorted(
+        f"{name} {list(state_dict[name].shape)} instead of {list(own[name].shape)}"
+        for name in set(own) & set(state_dict)
+        if own[name].shape != state_dict[name].shape
+    )
+    if missing or extra or shapes:
+        parts = [
+            f"{len(names)} {what}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+            if names
+        ]
+        raise InputError(
+            f"weights {source} do not fit this model: expected {len(own)} tensors by exact name and shape, found "
+            f"{'; '.join(parts)}. Name the variant (and class count, anchors) that the weights were made for."
+        )
+    model.load_state_dict(state_dict, strict=True)
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weights {path}: expected a .pth or .safetensors file, found none; check the path.")
+    return path
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, "metadata in JSON", error) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected metadata as a JSON object, found {_describe(value)}.")
+    return value
+
+
+def _unreadable(path: Path, expected: str, error: Exception) -> InputError:
+    reason = str(error).strip().split("\n")[0][:200]
+    return InputError(f"{path}: expected {expected}, found: {reason}; the file is damaged or of another kind.")
+
+
+def _describe(value: Any) -> str:
+    return f"a {type(value).__name__}"
