@@ -146,7 +146,8 @@ class DiffResult:
     @property
     def passed(self) -> bool:
         """Whether every layer is within tolerance on every input."""
-        return self.first_divergent_layer is None and bool(self.layers) and all(layer.ok for layer in self.layers)
+        within = all(layer.ok for layer in self.layers)
+        return within and bool(self.layers) and self.first_divergent_layer is None
 
     @property
     def max_abs(self) -> float:
@@ -182,7 +183,12 @@ class DiffResult:
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON: infinite numbers become the largest float, NaN becomes None."""
         layers = [
-            {"name": layer.name, **dataclasses.asdict(layer.difference), "ok": layer.ok, "input": layer.input_name}
+            {
+                "name": layer.name,
+                **dataclasses.asdict(layer.difference),
+                "ok": layer.ok,
+                "input": layer.input_name,
+            }
             for layer in self.layers
         ]
         plain = {
@@ -214,7 +220,8 @@ class DiffResult:
         from porting.files import atomic_write
 
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _json_ready(value: Any) -> Any:
