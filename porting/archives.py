@@ -1,8 +1,8 @@
 """Unpack a tar archive of the official layout without trusting anything in it.
 
-Only regular files with the base names of a checkpoint are taken, streamed under names of our own into a temporary
-folder. Links, devices, absolute names, `..`, two files of one name and anything beyond the limits are refused.
-`.meta` (a graph) is never unpacked: nothing here needs it.
+Only regular files with the base names of a checkpoint are taken, streamed under names of our own into a
+temporary folder. Links, devices, absolute names, `..`, two files of one name and anything beyond the
+limits are refused. `.meta` (a graph) is never unpacked: nothing here needs it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ MAX_MEMBERS = 10_000
 MAX_TOTAL_BYTES = 8 << 30
 MAX_READ_BYTES = 4 << 20
 _CHUNK = 1 << 20
-_WANTED = re.compile(
-    r"checkpoint|(?P<prefix>[^/]+)\.(?:index|data-\d{5}-of-\d{5})|[^/]+\.(?:h5|hdf5)", re.ASCII
-)
+_WANTED = re.compile(r"checkpoint|(?P<prefix>[^/]+)\.(?:index|data-\d{5}-of-\d{5})|[^/]+\.(?:h5|hdf5)", re.ASCII)
 _LEFT_IN = re.compile(r"\._.*")  # what macOS adds beside each file
 
 
@@ -73,8 +71,8 @@ def unpack(path: Path, max_total_bytes: int = MAX_TOTAL_BYTES, max_members: int 
     if not any(name != "checkpoint" for name in result.files):
         result.close()
         raise InputError(
-            f"{path}: expected a checkpoint in the archive (NAME.index and NAME.data-00000-of-00001, or NAME.h5), "
-            f"found {', '.join(result.skipped[:5]) or 'no files'}; name another archive."
+            f"{path}: expected a checkpoint in the archive (NAME.index and NAME.data-00000-of-00001, or "
+            f"NAME.h5), found {', '.join(result.skipped[:5]) or 'no files'}; name another archive."
         )
     return result
 
@@ -148,7 +146,7 @@ def _refuse(path: Path, expected: str, found: str) -> InputError:
 
 
 class _Bounded(io.RawIOBase):
-    """The unpacked stream, with a limit on its length and on any one read (long headers are read in one piece)."""
+    """The unpacked stream; its length is limited, and any one read (long headers are read in one piece)."""
 
     def __init__(self, file: gzip.GzipFile, path: Path, limit: int) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """From the names of the three checkpoint dialects to canonical names, one table each.
 
 A canonical name is the TF1 variable name without `:0` and without `/ExponentialMovingAverage`. Facts: how
-google/automl (6a54c87) names variables in backbone/efficientnet_model.py, tf2/efficientdet_keras.py, tf2/train_lib.py
-and det_model_fn.py. A raw name translates by exactly one row, or is ignored for a stated reason, or is unknown.
+google/automl (6a54c87) names variables in backbone/efficientnet_model.py, tf2/efficientdet_keras.py,
+tf2/train_lib.py and det_model_fn.py. A raw name translates by exactly one row, or is ignored for a
+stated reason, or is unknown.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ OBJECT_ROWS: list[tuple[str, str]] = [
     (rf"{_PATH_HEAD}/bns/(?P<layer>\d+)/(?P<step>\d+)/{_BN}", "{net}_net/{net}-{layer}-bn-{level}/{leaf}"),
 ]  # fmt: skip
 
-_SLOT = r"Momentum|Adam(?:_\d+)?|AdamW(?:_\d+)?|RMSProp(?:_\d+)?|Adagrad|Adadelta(?:_\d+)?|Ftrl(?:_\d+)?|LARS|m|v|vhat"
+_SLOT = r"Momentum|(?:Adam|AdamW|RMSProp|Adadelta|Ftrl)(?:_\d+)?|Adagrad|LARS|m|v|vhat"
 TF1_IGNORED: list[tuple[str, str]] = [
     (rf".+/(?:{_SLOT}|[A-Za-z]+Optimizer(?:_\d+)?)(?:/ExponentialMovingAverage)?", "optimizer slot"),
     (r"(?:.+/)?beta[12]_power(?:_\d+)?(?:/ExponentialMovingAverage)?", "optimizer state"),
@@ -108,7 +109,7 @@ OBJECT_IGNORED: list[tuple[str, str]] = [
 
 @dataclass
 class Translation:
-    """`raw` and `ema`: canonical name -> raw name; together with `ignored` and `unknown` every raw name once."""
+    """`raw` and `ema`: canonical name -> raw name. With `ignored` and `unknown` they hold each raw name once."""
 
     raw: dict[str, str] = field(default_factory=dict)
     ema: dict[str, str] = field(default_factory=dict)
@@ -176,7 +177,7 @@ def translate_tf1(raw_names: Iterable[str]) -> Translation:
 
 
 def translate_h5(raw_names: Iterable[str]) -> Translation:
-    """Keras .h5 names: `GROUP/WEIGHT:0`, the group being the top layer's name that the weight's name repeats."""
+    """Keras .h5 names: `GROUP/WEIGHT:0`, the group being a layer's name that the weight's name repeats."""
     result = Translation()
     for raw_name in raw_names:
         name = re.sub(r":\d+$", "", raw_name)
@@ -194,8 +195,8 @@ def translate_h5(raw_names: Iterable[str]) -> Translation:
 def translate_object(raw_names: Iterable[str], graph: ObjectGraph) -> Translation:
     """TF2 object-based names: attribute paths; slots called `average` are the moving averages.
 
-    Levels, connections and the backbone's name are not part of a path: they come from the variables' full names in
-    the object graph, else from its structure. Where path and full name disagree the checkpoint is refused.
+    Levels, connections and the backbone's name are not part of a path: they come from the variables' full names
+    in the object graph, else from its structure. Where path and full name disagree the checkpoint is refused.
     """
     result = Translation()
     paths: dict[str, tuple[str, bool]] = {}
@@ -217,8 +218,8 @@ def translate_object(raw_names: Iterable[str], graph: ObjectGraph) -> Translatio
         saved_as = canonical_variable(graph.full_names.get(path + VALUE_SUFFIX, ""))
         if saved_as not in (None, canonical):
             raise InputError(
-                f"expected {raw_name} to be {canonical}, as its place in the model says, found it saved as {saved_as}; "
-                "save the checkpoint again from the model of google/automl."
+                f"expected {raw_name} to be {canonical}, as its place in the model says, found it saved as "
+                f"{saved_as}; save the checkpoint again from the model of google/automl."
             )
         result.add(canonical, raw_name, ema)
     return result
@@ -231,13 +232,11 @@ class _Context:
         self.root = _common_root(paths)
         self.paths = {path.removeprefix(self.root) for path in paths if path.startswith(self.root)}
         self.full_names = {
-            key.removesuffix(VALUE_SUFFIX).removeprefix(self.root): name
-            for key, name in graph.full_names.items()
+            key.removesuffix(VALUE_SUFFIX).removeprefix(self.root): name for key, name in graph.full_names.items()
         }
         self.levels = len(self._numbers(r"(?:class|box)_net/bns/0/(\d+)/.*"))
         self.scope = (
-            self._from_full_names(r"backbone/.+", r"(?:.+/)?([^/]+)/(?:stem|blocks)_?\d*/.+")
-            or PLACEHOLDER_SCOPE
+            self._from_full_names(r"backbone/.+", r"(?:.+/)?([^/]+)/(?:stem|blocks)_?\d*/.+") or PLACEHOLDER_SCOPE
         )
         first = self._from_full_names(r"(?:class|box)_net/bns/\d+/0/.+", r".*-bn-(\d+)/.+")
         extra = graph.child_names(f"{self.root}resample_layers") or []
@@ -259,10 +258,7 @@ class _Context:
         words = {"scope": self.scope}
         if "block" in groups:
             expand, fused = (
-                any(
-                    f"backbone/_blocks/{groups['block']}/{layer}/{leaf}" in self.paths
-                    for leaf in ("kernel", "gamma")
-                )
+                any(f"backbone/_blocks/{groups['block']}/{layer}/{leaf}" in self.paths for leaf in ("kernel", "gamma"))
                 for layer in ("_expand_conv", "_fused_conv")
             )
             words |= {"project": "_1" if expand or fused else ""}
@@ -291,8 +287,9 @@ class _Context:
         if self.nodes == 2 * (self.levels - 1):
             return str(bifpn_offsets(self.levels)[node][edge])
         raise InputError(
-            f"expected the names of variables in the checkpoint's object graph, found none, and {self.nodes} nodes per "
-            f"BiFPN cell of {self.levels} levels are not the default graph; save the checkpoint with TensorFlow 2."
+            "expected the names of variables in the checkpoint's object graph, found none, and "
+            f"{self.nodes} nodes per BiFPN cell of {self.levels} levels are not the default graph; "
+            "save the checkpoint with TensorFlow 2."
         )
 
     def _numbers(self, pattern: str) -> set[str]:

@@ -1,8 +1,8 @@
 """Read a Keras .h5 weight file: names and arrays, nothing that leads out of the file.
 
-Facts: keras/src/legacy/saving/legacy_h5_format.py. The root's attribute `layer_names` lists groups, each group's
-`weight_names` lists datasets below it (long lists are split over `NAME0`, `NAME1`, ...). `model.save` puts the same
-below a group `model_weights`.
+Facts: keras/src/legacy/saving/legacy_h5_format.py. The root's attribute `layer_names` lists groups, each
+group's `weight_names` lists datasets below it (long lists are split over `NAME0`, `NAME1`, ...).
+`model.save` puts the same below a group `model_weights`.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class H5Weights:
         layers = self._names(root, "layer_names")
         if layers is None:
             raise InputError(
-                f"{self.label}: expected a Keras weight file (root attribute layer_names), found an HDF5 file with "
-                f"{sorted(root)[:5]}; write it with model.save_weights(FILE.h5)."
+                f"{self.label}: expected a Keras weight file (root attribute layer_names), found an HDF5 "
+                f"file with {sorted(root)[:5]}; write it with model.save_weights(FILE.h5)."
             )
         total = 0
         for layer in layers:
@@ -145,9 +145,7 @@ class H5Weights:
         if plist.get_external_count() or dataset.is_virtual:
             raise self._refuse(f"{name} inside the file", "external or virtual data")
         if dataset.shape is None or len(dataset.shape) > MAX_RANK or dataset.dtype.kind not in "fiub":
-            raise self._refuse(
-                f"{name} to be numbers of rank up to {MAX_RANK}", f"{dataset.dtype}, {dataset.shape}"
-            )
+            raise self._refuse(f"{name} to be numbers of rank up to {MAX_RANK}", f"{dataset.dtype}, {dataset.shape}")
         if dataset.dtype.itemsize > 8:
             raise self._refuse(f"{name} to have numbers of at most 8 bytes", f"{dataset.dtype}")
         filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
@@ -156,9 +154,7 @@ class H5Weights:
         size = prod(dataset.shape) * dataset.dtype.itemsize
         stored = dataset.id.get_storage_size()
         if size > MAX_TENSOR_BYTES or size > stored * (_DEFLATE_LIMIT if filters else 1):
-            raise self._refuse(
-                f"{name} written in full, {size} bytes (limit {MAX_TENSOR_BYTES})", f"{stored} stored"
-            )
+            raise self._refuse(f"{name} written in full, {size} bytes (limit {MAX_TENSOR_BYTES})", f"{stored} stored")
         return size
 
     def _refuse(self, expected: str, found: str) -> InputError:

@@ -46,23 +46,17 @@ def locate(path: Path) -> Located:
     """
     try:
         if path.is_dir():
-            return _in_folder(
-                {entry.name: entry for entry in path.iterdir() if entry.is_file()}, str(path), path
-            )
+            return _in_folder({entry.name: entry for entry in path.iterdir() if entry.is_file()}, str(path), path)
         if path.is_file():
             return _by_content(path)
     except OSError as error:
         raise InputError(f"{path}: expected a readable path, found: {error.strerror}; check it.") from error
-    if path.with_name(path.name + ".index").is_file() or any(
-        path.parent.glob(_literal(path.name) + ".data-*")
-    ):
+    if path.with_name(path.name + ".index").is_file() or any(path.parent.glob(_literal(path.name) + ".data-*")):
         return Located("bundle", path, str(path))
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     close = nearest(path.name, beside)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the path."
-    raise InputError(
-        f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tar.gz), found nothing; {hint}"
-    )
+    raise InputError(f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tar.gz), found nothing; {hint}")
 
 
 def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -> Located:
@@ -70,9 +64,7 @@ def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -
     if "checkpoint" in files:
         name = _state_target(files["checkpoint"], label)
         if f"{name}.index" not in files:
-            others = (
-                ", ".join(sorted(other for other in files if other.endswith(".index"))) or "no .index file"
-            )
+            others = ", ".join(sorted(other for other in files if other.endswith(".index"))) or "no .index file"
             raise InputError(
                 f"{label}: expected {name}.index, which the file `checkpoint` names, found {others}; "
                 "copy the missing file, or name the prefix of another checkpoint."
@@ -132,9 +124,7 @@ def _by_content(path: Path, label: str | None = None) -> Located:
     if path.name.endswith(".meta"):
         return Located("bundle", path.with_name(path.name[: -len(".meta")]), label[: -len(".meta")])
     if shard:
-        return Located(
-            "bundle", path.with_name(shard["stem"]), label[: len(label) - len(path.name)] + shard["stem"]
-        )
+        return Located("bundle", path.with_name(shard["stem"]), label[: len(label) - len(path.name)] + shard["stem"])
     if path.with_name(path.name + ".index").is_file():
         return Located("bundle", path, label)
     raise InputError(
@@ -167,13 +157,13 @@ def _describe(head: bytes, tail: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer; fetch the file with `git lfs pull`."
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        return "a zip or pickle file such as PyTorch's .pth; give it as --weights, the TensorFlow file as --checkpoint."
+        return "a zip or pickle file such as PyTorch's .pth; it goes to --weights, a TensorFlow file to --checkpoint."
     if head[8:9] == b"{" and head[:8].endswith(b"\0\0"):
         return "a .safetensors file; give it as --weights, the TensorFlow file as --checkpoint."
     if tail == sstable.MAGIC:
         return (
-            "a table without its data, such as a V1 checkpoint of TensorFlow 0.x; load it with TensorFlow 1 and save "
-            "it with tf.compat.v1.train.Saver()."
+            "a table without its data, such as a V1 checkpoint of TensorFlow 0.x; "
+            "load it with TensorFlow 1 and save it with tf.compat.v1.train.Saver()."
         )
     return f"unknown content ({head[:8].hex()}); name another file."
 

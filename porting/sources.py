@@ -1,6 +1,6 @@
 """Any checkpoint, by its content: canonical names and arrays, whatever the dialect.
 
-Nothing behind `open_source` knows TF1 Saver checkpoints, Keras .h5 files and TF2 object-based checkpoints apart.
+Nothing behind `open_source` knows TF1 Saver checkpoints, Keras .h5 files and TF2 checkpoints apart.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Kind = Literal["raw", "ema"]
 
 @dataclass(frozen=True)
 class VariableInfo:
-    """One variable of the model: canonical name, TensorFlow shape (kernels [h, w, in, out]), numpy dtype name.
+    """One variable of the model: canonical name, TensorFlow shape (kernels [h, w, in, out]), numpy dtype.
 
     `raw_name` is its name in the file (of the raw value, else of the moving average).
     """
@@ -71,7 +71,7 @@ class Source:
         dialect: "tf1", "h5" or "object".
         files: the files it consists of (an archive is one file).
         variables: canonical name -> `VariableInfo`, in the order of the file.
-        ignored: tensors that are no part of the model. unknown: names that no row of the dialect's table knows.
+        ignored: tensors that are no part of the model. unknown: names that no row of the table knows.
         backbone_scope: first part of the backbone's canonical names, such as "efficientnet-b0".
     """
 
@@ -95,9 +95,7 @@ class Source:
         if name not in table:
             what = "moving average" if kind == "ema" else "raw value"
             found = "only the other kind" if name in self.variables else "no such variable"
-            raise InputError(
-                f"{self.label}: expected a {what} of {name}, found {found}; look with `inspect`."
-            )
+            raise InputError(f"{self.label}: expected a {what} of {name}, found {found}; look with `inspect`.")
         return self._store.read(table[name])
 
     def file_sha256(self) -> dict[str, str]:
@@ -117,8 +115,9 @@ class Source:
     def sha256(self) -> str:
         """SHA-256 in hex of the user's file: of the archive or .h5 file itself.
 
-        For the several files of a TensorFlow checkpoint: of the text with one line `HEX  SUFFIX\\n` per file, the
-        index first, then the shards in order, SUFFIX being `.index`, `.data-00000-of-00001` and so on.
+        For the several files of a TensorFlow checkpoint: of the text with one line `HEX  SUFFIX\\n` per
+        file, the index first, then the shards in order, SUFFIX being `.index`, `.data-00000-of-00001` and
+        so on.
         """
         hashes = self.file_sha256()
         if len(self.files) == 1:
@@ -199,8 +198,8 @@ def _describe(store: _Store, found: Translation, label: str) -> dict[str, Variab
         first = store.entries[raw or ema or ""]
         if raw and ema and store.entries[ema].shape != first.shape:
             raise InputError(
-                f"{label}: expected one shape for {name}, found {list(first.shape)} and for its moving average "
-                f"{list(store.entries[ema].shape)}; save the checkpoint again."
+                f"{label}: expected one shape for {name}, found {list(first.shape)} and for its moving "
+                f"average {list(store.entries[ema].shape)}; save the checkpoint again."
             )
         variables[name] = VariableInfo(
             name, first.shape, first.dtype, raw or ema or "", raw is not None, ema is not None
@@ -212,8 +211,8 @@ def _not_efficientdet(source: Source) -> InputError:
     names = [*source.unknown, *(ignored.raw_name for ignored in source.ignored)]
     shown = ", ".join(names[:3]) or "no tensor"
     return InputError(
-        f"{source.label}: expected variables of google/automl's EfficientDet (class_net/..., box_net/...), found "
-        f"{len(names)} other tensors, such as {shown}; name a checkpoint of EfficientDet."
+        f"{source.label}: expected variables of google/automl's EfficientDet (class_net/..., box_net/...), "
+        f"found {len(names)} other tensors, such as {shown}; name a checkpoint of EfficientDet."
     )
 
 

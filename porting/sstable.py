@@ -44,9 +44,7 @@ def read_table(data: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
         raise damaged(where, f"an index of at most {MAX_TABLE_BYTES} bytes", f"{len(data)}")
     meta, index = _read_footer(data, where)
     budget = _Budget(where)
-    for _ in _block_entries(
-        _read_block(data, meta, f"{where}, meta index", budget), f"{where}, meta index", budget
-    ):
+    for _ in _block_entries(_read_block(data, meta, f"{where}, meta index", budget), f"{where}, meta index", budget):
         pass
     last = None
     index_where = f"{where}, block index"
@@ -105,9 +103,7 @@ def _read_block(data: bytes, handle: tuple[int, int], where: str, budget: _Budge
     offset, size = handle
     room = len(data) - FOOTER_BYTES
     if offset + size + TRAILER_BYTES > room:
-        raise damaged(
-            where, f"a block inside the {room} bytes before the footer", f"bytes {offset} to {offset + size}"
-        )
+        raise damaged(where, f"a block inside the {room} bytes before the footer", f"bytes {offset} to {offset + size}")
     content, kind = data[offset : offset + size], data[offset + size]
     stored = int.from_bytes(data[offset + size + 1 : offset + size + TRAILER_BYTES], "little")
     actual = masked_crc(data[offset : offset + size + 1])
@@ -147,9 +143,7 @@ def _block_entries(block: bytes, where: str, budget: _Budget) -> Iterator[tuple[
         fresh, position = read_varint(block, position, end, where)
         length, position = read_varint(block, position, end, where)
         if shared > len(key) or fresh + length > end - position:
-            raise damaged(
-                where, "an entry inside its block", f"{shared} shared, {fresh} key, {length} value bytes"
-            )
+            raise damaged(where, "an entry inside its block", f"{shared} shared, {fresh} key, {length} value bytes")
         key = key[:shared] + block[position : position + fresh]
         budget.take(len(key), entries=1)
         position += fresh

@@ -154,14 +154,10 @@ class TensorBundle:
                 with open(path, "rb") as file:
                     self._maps[entry.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{path}: expected a readable file, found: {error}; check its permissions."
-                ) from error
+                raise InputError(f"{path}: expected a readable file, found: {error}; check its permissions.") from error
         mapped = self._maps[entry.shard]
         if entry.offset + entry.size > len(mapped):
-            raise damaged(
-                str(self.shard_paths[entry.shard]), f"{entry.offset + entry.size} bytes", f"{len(mapped)}"
-            )
+            raise damaged(str(self.shard_paths[entry.shard]), f"{entry.offset + entry.size} bytes", f"{len(mapped)}")
         return np.frombuffer(mapped, np.uint8, entry.size, entry.offset)
 
 
@@ -175,18 +171,14 @@ def _read_limited(path: Path, where: str) -> bytes:
             "name the path before `.index`, and keep the .index and .data files in one folder."
         ) from error
     except OSError as error:
-        raise InputError(
-            f"{where}: expected a readable file, found: {error.strerror}; check the path."
-        ) from error
+        raise InputError(f"{where}: expected a readable file, found: {error.strerror}; check the path.") from error
     return data
 
 
 def _read_header(table: object, where: str) -> int:
     key, value = next(table, (None, b""))  # type: ignore[call-overload]
     if key != b"":
-        raise damaged(
-            where, "a checkpoint header as first entry", "nothing" if key is None else f"{key[:80]!r}"
-        )
+        raise damaged(where, "a checkpoint header as first entry", "nothing" if key is None else f"{key[:80]!r}")
     shards, endianness, consumer = 0, 0, 0
     for number, kind, content in fields(value, where):
         if number == 1:
@@ -199,8 +191,7 @@ def _read_header(table: object, where: str) -> int:
                     consumer = integer(inner_kind, inner_content, where)
     if endianness != 0:
         raise InputError(
-            f"{where}: expected a little-endian checkpoint, found a big-endian one; save it again on "
-            f"this machine."
+            f"{where}: expected a little-endian checkpoint, found a big-endian one; save it again on this machine."
         )
     if consumer > _FORMAT_VERSION:
         raise InputError(
