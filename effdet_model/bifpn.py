@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.fpn_graph import FpnNode
-from effdet_model.layers import ConvBnAct2d, NormLayer, ResampleFeatureMap, SeparableConv2d, activation, norm_factory
+from effdet_model.layers import (
+    ConvBnAct2d,
+    NormLayer,
+    ResampleFeatureMap,
+    SeparableConv2d,
+    activation,
+    norm_factory,
+)
 
 Observe = Callable[[str, Tensor], Tensor]
 """Called with a layer's stable name and output; returns what the following layers get."""
@@ -17,9 +24,15 @@ Observe = Callable[[str, Tensor], Tensor]
 
 def _resample(config: EfficientDetConfig, in_channels: int, norm_layer: NormLayer) -> ResampleFeatureMap:
     return ResampleFeatureMap(
-        in_channels, config.fpn_num_filters, pad_type=config.pad_type, downsample_type=config.downsample_type,
-        upsample_type=config.upsample_type, norm_layer=norm_layer, apply_bn=config.apply_bn_for_resampling,
-        redundant_bias=config.redundant_bias, conv_after_downsample=config.conv_after_downsample,
+        in_channels,
+        config.fpn_num_filters,
+        pad_type=config.pad_type,
+        downsample_type=config.downsample_type,
+        upsample_type=config.upsample_type,
+        norm_layer=norm_layer,
+        apply_bn=config.apply_bn_for_resampling,
+        redundant_bias=config.redundant_bias,
+        conv_after_downsample=config.conv_after_downsample,
     )
 
 
@@ -92,8 +105,12 @@ class FpnNodeLayer(nn.Module):
         self.after_combine.add_module(
             "conv",
             conv_layer(
-                config.fpn_num_filters, config.fpn_num_filters, 3, padding=config.pad_type,
-                bias=config.redundant_bias and not after_act, norm_layer=norm_layer,
+                config.fpn_num_filters,
+                config.fpn_num_filters,
+                3,
+                padding=config.pad_type,
+                bias=config.redundant_bias and not after_act,
+                norm_layer=norm_layer,
                 act_type=config.act_type if after_act else None,
             ),
         )
@@ -112,7 +129,9 @@ class BiFpnLayer(nn.Module):
         self.levels = tuple(node.feat_level for node in graph.nodes)
         self.outputs = tuple(config.num_levels + index for index in graph.output_nodes)
         all_channels = [*channels, *([config.fpn_num_filters] * len(graph.nodes))]
-        self.fnode = nn.ModuleList(FpnNodeLayer(config, node, all_channels, norm_layer) for node in graph.nodes)
+        self.fnode = nn.ModuleList(
+            FpnNodeLayer(config, node, all_channels, norm_layer) for node in graph.nodes
+        )
 
     def forward(
         self, feats: Sequence[Tensor], sizes: Sequence[tuple[int, int]], observe: Observe | None, name: str
@@ -150,12 +169,12 @@ class BiFpn(nn.Module):
         Args:
             sizes: (height, width) of every level from 0 on.
         """
-        feats = list(feats)
+        pyramid = list(feats)
         for place, level in enumerate(self.levels):
-            if place >= len(feats):
-                feats.append(self.resample[str(place)](feats[-1], sizes[level]))
+            if place >= len(pyramid):
+                pyramid.append(self.resample[str(place)](pyramid[-1], sizes[level]))
             if observe:
-                feats[place] = observe(f"fpn.input.level.{level}", feats[place])
+                pyramid[place] = observe(f"fpn.input.level.{level}", pyramid[place])
         for index, cell in enumerate(self.cell):
-            feats = cell(feats, sizes, observe, f"fpn.cell.{index}")
-        return feats
+            pyramid = cell(pyramid, sizes, observe, f"fpn.cell.{index}")
+        return pyramid

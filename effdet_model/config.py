@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effdet_model.errors import InputError, unknown_name
-from effdet_model.fpn_graph import FpnGraph, WEIGHT_METHODS, build_fpn_graph
+from effdet_model.fpn_graph import WEIGHT_METHODS, FpnGraph, build_fpn_graph
 
 AspectRatio = float | tuple[float, float]
 
@@ -200,7 +200,9 @@ def parse_image_size(value: Any, order: str = "hw") -> tuple[int, int]:
         numbers = []
     if isinstance(value, bool) or len(numbers) not in (1, 2) or min(numbers) < 1:
         form = "HEIGHTxWIDTH" if order == "hw" else "WIDTHxHEIGHT"
-        raise InputError(f"image size: expected {form} or one number, found {value!r}; write e.g. 512 or 384x640.")
+        raise InputError(
+            f"image size: expected {form} or one number, found {value!r}; write e.g. 512 or 384x640."
+        )
     return (numbers[0], numbers[-1])
 
 
@@ -234,33 +236,53 @@ def _validate(config: EfficientDetConfig) -> None:
             raise InputError(f"{name}: expected {expected}, found {getattr(config, name)!r}.")
 
     for name in (
-        "num_classes", "min_level", "num_scales", "box_class_repeats", "fpn_cell_repeats", "fpn_num_filters",
+        "num_classes",
+        "min_level",
+        "num_scales",
+        "box_class_repeats",
+        "fpn_cell_repeats",
+        "fpn_num_filters",
     ):
         value = getattr(config, name)
-        check(isinstance(value, int) and not isinstance(value, bool) and value >= 1, name, "a whole number >= 1")
+        check(
+            isinstance(value, int) and not isinstance(value, bool) and value >= 1, name, "a whole number >= 1"
+        )
     check(
         isinstance(config.max_level, int) and config.min_level <= config.max_level <= 12,
-        "max_level", f"a whole number from min_level ({config.min_level}) to 12",
+        "max_level",
+        f"a whole number from min_level ({config.min_level}) to 12",
     )
-    check(isinstance(config.aspect_ratios, tuple) and len(config.aspect_ratios) > 0, "aspect_ratios", "a list")
+    check(
+        isinstance(config.aspect_ratios, tuple) and len(config.aspect_ratios) > 0, "aspect_ratios", "a list"
+    )
     for ratio in config.aspect_ratios:
-        good = _is_number(ratio) and ratio > 0 if not isinstance(ratio, tuple) else (  # type: ignore[operator]
-            len(ratio) == 2 and all(_is_number(r) and r > 0 for r in ratio)
+        good = (
+            _is_number(ratio) and ratio > 0
+            if not isinstance(ratio, tuple)
+          
+            else (len(ratio) == 2 and all(_is_number(r) and r > 0 for r in ratio))
         )
         check(good, "aspect_ratios", "positive numbers (width / height) or pairs (width, height)")
     scales = config.anchor_scale if isinstance(config.anchor_scale, tuple) else (config.anchor_scale,)
     check(
         all(_is_number(s) and s > 0 for s in scales) and len(scales) in (1, config.num_levels),
-        "anchor_scale", f"one positive number, or one per level ({config.num_levels})",
+        "anchor_scale",
+        f"one positive number, or one per level ({config.num_levels})",
     )
     for name in ("mean_rgb", "stddev_rgb"):
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)
         check(len(values) in (1, 3) and all(_is_number(v) for v in values), name, "one number or three")
-    check(config.act_type in ACTIVATIONS or _is_timm_activation(config.act_type), "act_type",
-          f"one of {', '.join(ACTIVATIONS)}, or an activation of timm")
-    check(config.fpn_weight_method in (None, *WEIGHT_METHODS), "fpn_weight_method",
-          f"one of {', '.join(WEIGHT_METHODS)}")
+    check(
+        config.act_type in ACTIVATIONS or _is_timm_activation(config.act_type),
+        "act_type",
+        f"one of {', '.join(ACTIVATIONS)}, or an activation of timm",
+    )
+    check(
+        config.fpn_weight_method in (None, *WEIGHT_METHODS),
+        "fpn_weight_method",
+        f"one of {', '.join(WEIGHT_METHODS)}",
+    )
     check(config.pad_type in ("same", ""), "pad_type", '"same" or ""')
     config.fpn_graph()
 

@@ -37,7 +37,8 @@ class EfficientDet(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = create_backbone(config, pretrained_backbone)
-        self.fpn = BiFpn(config, self.backbone.feature_info.channels())
+        feature_info: Any = self.backbone.feature_info
+        self.fpn = BiFpn(config, feature_info.channels())
         self.class_net = HeadNet(config, "class_net", config.num_classes)
         self.box_net = HeadNet(config, "box_net", 4)
         for name, module in self.named_modules():
@@ -94,8 +95,9 @@ def _observed_backbone(backbone: nn.Module, observe: Observe | None) -> Iterator
     def hook(name: str, module: nn.Module, args: Any, out: Tensor) -> Tensor:
         return observe(name, out)
 
-    watched = {"backbone.stem": backbone.bn1}
-    for stage, blocks in enumerate(backbone.blocks):  # type: ignore[arg-type]
+    parts: Any = backbone
+    watched: dict[str, nn.Module] = {"backbone.stem": parts.bn1}
+    for stage, blocks in enumerate(parts.blocks):
         watched.update({f"backbone.blocks.{stage}.{i}": block for i, block in enumerate(blocks)})
     handles = [module.register_forward_hook(partial(hook, name)) for name, module in watched.items()]
     try:
@@ -119,8 +121,11 @@ def create_backbone(config: EfficientDetConfig, pretrained: bool = False) -> nn.
         return _features(name, config.backbone_indices, pretrained, arguments)
     if "efficientnet" not in name:
         with torch.device("meta"):
-            reductions = list(_features(name, None, False, arguments).feature_info.reduction())
-        indices = [max((i for i, r in enumerate(reductions) if r == 2**level), default=-1) for level in levels]
+            info: Any = _features(name, None, False, arguments).feature_info
+        reductions = list(info.reduction())
+        indices = [
+            max((i for i, r in enumerate(reductions) if r == 2**level), default=-1) for level in levels
+        ]
         if -1 in indices:
             raise InputError(
                 f"backbone {name}: expected features at strides {[2**level for level in levels]}, found "
@@ -141,14 +146,18 @@ def _timm_backbone(config: EfficientDetConfig) -> tuple[str, dict[str, Any]]:
     return "tf_" + name.replace("-", "_"), arguments
 
 
-def _features(name: str, indices: tuple[int, ...] | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+def _features(
+    name: str, indices: tuple[int, ...] | None, pretrained: bool, arguments: dict[str, Any]
+) -> nn.Module:
     if not timm.is_model(name):
         raise InputError(f"backbone_name: expected a model of timm or google/automl, found {name!r}.")
     chosen = {} if indices is None else {"out_indices": indices}
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **chosen, **arguments)
     except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
-        raise InputError(f"backbone {name}: expected features {indices} from timm, found: {error}.") from error
+        raise InputError(
+            f"backbone {name}: expected features {indices} from timm, found: {error}."
+        ) from error
 
 
 def _init_weights(module: nn.Module, name: str) -> None:

@@ -47,7 +47,9 @@ def create_model(
     return model.eval()
 
 
-def resolve_config(variant: str | None, weights: str | Path | None = None, **overrides: Any) -> EfficientDetConfig:
+def resolve_config(
+    variant: str | None, weights: str | Path | None = None, **overrides: Any
+) -> EfficientDetConfig:
     """The config that a variant, a weight file's metadata and overrides make together.
 
     Raises:

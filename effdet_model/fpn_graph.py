@@ -15,8 +15,14 @@ from effdet_model.errors import InputError, unknown_name
 
 WEIGHT_METHODS = ("fastattn", "attn", "sum", "channel_attn", "channel_fastattn")
 
-_SUFFIXES = {"fa": "fastattn", "attn": "attn", "sum": "sum", "dyn": None,
-             "ca": "channel_attn", "cfa": "channel_fastattn"}
+_SUFFIXES = {
+    "fa": "fastattn",
+    "attn": "attn",
+    "sum": "sum",
+    "dyn": None,
+    "ca": "channel_attn",
+    "cfa": "channel_fastattn",
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,9 @@ def _user_node(entry: Any, index: int, available: int, low: int, high: int, defa
         raise InputError(f"{where}: expected feat_level and inputs_offsets, found {entry!r}.")
     unknown = set(entry) - {"feat_level", "inputs_offsets", "weight_method"}
     if unknown:
-        raise unknown_name(f"key of {where}", sorted(unknown)[0], ["feat_level", "inputs_offsets", "weight_method"])
+        raise unknown_name(
+            f"key of {where}", sorted(unknown)[0], ["feat_level", "inputs_offsets", "weight_method"]
+        )
     level, offsets, method = entry.get("feat_level"), entry.get("inputs_offsets"), entry.get("weight_method")
     if not isinstance(level, int) or not low <= level <= high:
         raise InputError(f"{where}: expected feat_level from {low} to {high}, found {level!r}.")

@@ -29,7 +29,9 @@ class HeadNet(nn.Module):
         conv_layer = SeparableConv2d if config.separable_conv else ConvBnAct2d
         filters, repeats = config.fpn_num_filters, config.box_class_repeats
         self.conv_rep = nn.ModuleList(
-            conv_layer(filters, filters, 3, padding=config.pad_type, bias=config.redundant_bias, norm_layer=None)
+            conv_layer(
+                filters, filters, 3, padding=config.pad_type, bias=config.redundant_bias, norm_layer=None
+            )
             for _ in range(repeats)
         )
         self.bn_rep = nn.ModuleList()
@@ -43,7 +45,11 @@ class HeadNet(nn.Module):
                 )
         self.act = activation(config.head_act_type or config.act_type)
         self.predict = conv_layer(
-            filters, num_outputs * config.anchors_per_location, 3, padding=config.pad_type, bias=True,
+            filters,
+            num_outputs * config.anchors_per_location,
+            3,
+            padding=config.pad_type,
+            bias=True,
             norm_layer=None,
         )
 

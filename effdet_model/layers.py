@@ -47,8 +47,15 @@ class ConvBnAct2d(nn.Module):
     """Convolution, optional normalisation, optional activation."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, padding: str, bias: bool,
-        norm_layer: NormLayer | None, act_type: str | None = None,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        padding: str,
+        bias: bool,
+        norm_layer: NormLayer | None,
+        act_type: str | None = None,
     ) -> None:
         super().__init__()
         self.conv = create_conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
@@ -66,8 +73,15 @@ class SeparableConv2d(nn.Module):
     """Depthwise then pointwise convolution, optional normalisation, optional activation."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, padding: str, bias: bool,
-        norm_layer: NormLayer | None, act_type: str | None = None,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        padding: str,
+        bias: bool,
+        norm_layer: NormLayer | None,
+        act_type: str | None = None,
     ) -> None:
         super().__init__()
         self.conv_dw = create_conv2d(in_channels, in_channels, kernel_size, padding=padding, depthwise=True)
@@ -114,8 +128,17 @@ class ResampleFeatureMap(nn.Module):
     """Bring features to a level's channels and size: 1 x 1 convolution where channels differ, then pool or enlarge."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, pad_type: str, downsample_type: str, upsample_type: str,
-        norm_layer: NormLayer, apply_bn: bool, redundant_bias: bool, conv_after_downsample: bool,
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        pad_type: str,
+        downsample_type: str,
+        upsample_type: str,
+        norm_layer: NormLayer,
+        apply_bn: bool,
+        redundant_bias: bool,
+        conv_after_downsample: bool,
     ) -> None:
         super().__init__()
         self.pad_type = pad_type
@@ -125,7 +148,11 @@ class ResampleFeatureMap(nn.Module):
         self.conv: nn.Module | None = None
         if in_channels != out_channels:
             self.conv = ConvBnAct2d(
-                in_channels, out_channels, 1, padding=pad_type, bias=redundant_bias or not apply_bn,
+                in_channels,
+                out_channels,
+                1,
+                padding=pad_type,
+                bias=redundant_bias or not apply_bn,
                 norm_layer=norm_layer if apply_bn else None,
             )
 

@@ -37,7 +37,10 @@ _LITE = {
     "lite4": ("lite4", 640, 224, 7, 4),
 }
 _LITE_COMMON: dict[str, Any] = {
-    "mean_rgb": 127.0, "stddev_rgb": 128.0, "act_type": "relu6", "fpn_weight_method": "sum",
+    "mean_rgb": 127.0,
+    "stddev_rgb": 128.0,
+    "act_type": "relu6",
+    "fpn_weight_method": "sum",
 }
 _LITE_ANCHOR_SCALE_3 = ("lite0", "lite1", "lite2", "lite3x")
 _ADVPROP: dict[str, Any] = {"mean_rgb": 0.0, "stddev_rgb": 1.0, "scale_range": True}
@@ -47,8 +50,12 @@ _ADVPROP: dict[str, Any] = {"mean_rgb": 0.0, "stddev_rgb": 1.0, "scale_range": T
 def _sizes(row: tuple[str, int, int, int, int]) -> dict[str, Any]:
     backbone, size, filters, cells, repeats = row
     return {
-        "backbone_name": f"efficientnet-{backbone}", "image_size": (size, size), "fpn_num_filters": filters,
-        "fpn_cell_repeats": cells, "box_class_repeats": repeats, "backbone_args": {"drop_path_rate": 0.2},
+        "backbone_name": f"efficientnet-{backbone}",
+        "image_size": (size, size),
+        "fpn_num_filters": filters,
+        "fpn_cell_repeats": cells,
+        "box_class_repeats": repeats,
+        "backbone_args": {"drop_path_rate": 0.2},
     }
 
 
@@ -65,12 +72,25 @@ def _official() -> dict[str, dict[str, Any]]:
     return table
 
 
-def _pytorch(backbone: str, size: int, filters: int, cells: int, repeats: int, drop_path: float, **more: Any,
-             ) -> dict[str, Any]:
+def _pytorch(
+    backbone: str,
+    size: int,
+    filters: int,
+    cells: int,
+    repeats: int,
+    drop_path: float,
+    **more: Any,
+) -> dict[str, Any]:
     fields = {
-        "backbone_name": backbone, "image_size": (size, size), "fpn_num_filters": filters,
-        "fpn_cell_repeats": cells, "box_class_repeats": repeats, "aspect_ratios": ASPECT_RATIO_PAIRS,
-        "pad_type": "", "redundant_bias": False, "backbone_args": {"drop_path_rate": drop_path},
+        "backbone_name": backbone,
+        "image_size": (size, size),
+        "fpn_num_filters": filters,
+        "fpn_cell_repeats": cells,
+        "box_class_repeats": repeats,
+        "aspect_ratios": ASPECT_RATIO_PAIRS,
+        "pad_type": "",
+        "redundant_bias": False,
+        "backbone_args": {"drop_path_rate": drop_path},
     }
     return {**fields, **more}
 
@@ -97,7 +117,17 @@ _PYTORCH: dict[str, dict[str, Any]] = {
     "cspresdext50pan": _pytorch("cspresnext50", 640, 88, 3, 3, 0.2, fpn_name="pan_fa", **_CSP),
     "cspdarkdet53": _pytorch("cspdarknet53", 640, 88, 4, 3, 0.2, **_CSP, **_FROM_3),
     "cspdarkdet53m": _pytorch(
-        "cspdarknet53", 768, 96, 4, 3, 0.2, fpn_name="qufpn_fa", head_act_type="mish", **_CSP, **_BILINEAR, **_FROM_3
+        "cspdarknet53",
+        768,
+        96,
+        4,
+        3,
+        0.2,
+        fpn_name="qufpn_fa",
+        head_act_type="mish",
+        **_CSP,
+        **_BILINEAR,
+        **_FROM_3,
     ),
     "mixdet_m": _pytorch("mixnet_m", 512, 64, 3, 3, 0.1, **_RATIOS),
     "mixdet_l": _pytorch("mixnet_l", 640, 88, 4, 3, 0.2, **_RATIOS),
@@ -108,14 +138,24 @@ _PYTORCH: dict[str, dict[str, Any]] = {
     "efficientdet_q1": _pytorch("efficientnet_b1", 640, 88, 3, 3, 0.2, **_QUFPN, **_BILINEAR),
     "efficientdet_q2": _pytorch("efficientnet_b2", 768, 112, 4, 3, 0.2, **_QUFPN),
     "efficientdet_w0": _pytorch(
-        "efficientnet_b0", 512, 80, 3, 3, 0.1, **_RATIOS,
-    ) | {"backbone_args": {"drop_path_rate": 0.1, "feature_location": "depthwise"}},
-    "efficientdet_es": _pytorch("efficientnet_es", 512, 72, 3, 3, 0.1, act_type="relu", separable_conv=False,
-                                **_RATIOS),
-    "efficientdet_em": _pytorch("efficientnet_em", 640, 96, 4, 3, 0.2, act_type="relu", separable_conv=False,
-                                **_RATIOS),
-    "efficientdet_lite0": _pytorch("efficientnet_lite0", 384, 64, 3, 3, 0.1, act_type="relu6", pad_type="same",
-                                   head_bn_level_first=True),
+        "efficientnet_b0",
+        512,
+        80,
+        3,
+        3,
+        0.1,
+        **_RATIOS,
+    )
+    | {"backbone_args": {"drop_path_rate": 0.1, "feature_location": "depthwise"}},
+    "efficientdet_es": _pytorch(
+        "efficientnet_es", 512, 72, 3, 3, 0.1, act_type="relu", separable_conv=False, **_RATIOS
+    ),
+    "efficientdet_em": _pytorch(
+        "efficientnet_em", 640, 96, 4, 3, 0.2, act_type="relu", separable_conv=False, **_RATIOS
+    ),
+    "efficientdet_lite0": _pytorch(
+        "efficientnet_lite0", 384, 64, 3, 3, 0.1, act_type="relu6", pad_type="same", head_bn_level_first=True
+    ),
 }
 
 _OFFICIAL = _official()

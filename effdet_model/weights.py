@@ -119,7 +119,9 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
 
 def _unreadable(path: Path, expected: str, error: Exception) -> InputError:
     reason = str(error).strip().split("\n")[0][:200]
-    return InputError(f"{path}: expected {expected}, found: {reason}; the file is damaged or of another kind.")
+    return InputError(
+        f"{path}: expected {expected}, found: {reason}; the file is damaged or of another kind."
+    )
 
 
 def _describe(value: Any) -> str:

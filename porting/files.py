@@ -22,7 +22,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if target.is_dir():
-        raise InputError(f"cannot write {target}: expected a file name, found a folder; add a file name to it.")
+        raise InputError(
+            f"cannot write {target}: expected a file name, found a folder; add a file name to it."
+        )
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:

@@ -1,0 +1,28 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test tables clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python cli.py demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+tables: $(VENV)/.test
+	$(BIN)/python -m mappings.committed
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[verify]"
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[verify,dev]"
+	touch $(VENV)/.demo $@
+
+clean:
+	rm -rf $(VENV) demo-output *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,167 @@
+"""From a checkpoint to a PyTorch weight file, fully accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effdet_model.config import EfficientDetConfig
+from effdet_model.errors import InputError
+from mappings.layouts import LAYOUTS
+from mappings.table import MappingTable, Row, build_table
+from porting.accounting import Account, VariableChoice, account
+from porting.identify import explain_mismatch, identify
+from porting.metadata import build_metadata
+from porting.sources import Kind, Source, open_source
+from porting.weight_files import check_output, write_weights
+
+Progress = Callable[[int, int], None]
+"""Called with (tensors done, tensors in all)."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A checkpoint as a state_dict, and how it came about.
+
+    Attributes:
+        state_dict: PyTorch key -> tensor, in the model's order.
+        notes: what was inferred or assumed, in sentences.
+        metadata: what goes with the weights.
+    """
+
+    config: EfficientDetConfig
+    table: MappingTable
+    account: Account
+    state_dict: dict[str, Tensor]
+    notes: tuple[str, ...]
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A conversion that has been written.
+
+    Attributes:
+        path: the weight file. sha256: its SHA-256.
+    """
+
+    conversion: Conversion
+    path: Path
+    sha256: str
+    files: tuple[Path, ...] = field(default=())
+
+
+def convert(
+    checkpoint: str | Path,
+    output: str | Path,
+    variant: str = "auto",
+    *,
+    variables: VariableChoice = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    allow_nonfinite: bool = False,
+    origin: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Convert a checkpoint and write it to `output` (.pth or .safetensors), whole or not at all.
+
+    Args:
+        variant: a variant's name, or "auto" to recognise it by its shapes.
+        variables: "auto" takes the moving averages when all are there; "ema" and "raw" force.
+        overrides: config fields, e.g. parsed from --hparams.
+        allow_nonfinite: accept NaN, Inf and negative variances.
+        origin: where an official checkpoint came from: {"url", "family"}; goes into the metadata.
+
+    Raises:
+        InputError: anything about the checkpoint or the output is not as it must be; nothing is written.
+    """
+    check_output(Path(output))
+    with open_source(checkpoint) as source:
+        source.start_hashing()
+        conversion = convert_source(
+            source,
+            variant,
+            variables=variables,
+            overrides=overrides,
+            allow_nonfinite=allow_nonfinite,
+            origin=origin,
+            progress=progress,
+        )
+    digest = write_weights(Path(output), conversion.state_dict, conversion.metadata)
+    return Written(conversion, Path(output), digest)
+
+
+def convert_source(
+    source: Source,
+    variant: str = "auto",
+    *,
+    variables: VariableChoice = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    allow_nonfinite: bool = False,
+    origin: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """`convert` of an open source, without writing."""
+    identified = identify(source, variant, overrides or {})
+    table = build_table(identified.config)
+    try:
+        accounted = account(source, table, variables)
+    except InputError as error:
+        raise explain_mismatch(source, identified.config, error) from error
+    state_dict = fill(source, table, accounted.kind, allow_nonfinite, progress)
+    metadata = build_metadata(identified.config, source, accounted, identified.notes, origin or {})
+    return Conversion(identified.config, table, accounted, state_dict, identified.notes, metadata)
+
+
+def fill(
+    source: Source,
+    table: MappingTable,
+    kind: Kind,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """Every PyTorch tensor of a table, from the source's values.
+
+    Raises:
+        InputError: damaged data, or values that no trained model has (NaN, Inf, negative variances).
+    """
+    state_dict: dict[str, Tensor] = {}
+    bad: list[str] = []
+    for done, row in enumerate(table.rows, 1):
+        array = _filled(source, row, kind)
+        if not allow_nonfinite:
+            bad += _implausible(row, array)
+        state_dict[row.pytorch_key] = torch.from_numpy(array)
+        if progress:
+            progress(done, len(table.rows))
+    if bad:
+        shown = ", ".join(sorted(bad)[:10]) + (f", and {len(bad) - 10} more" if len(bad) > 10 else "")
+        raise InputError(
+            f"{source.label}: expected finite values and variances >= 0, found {shown}; the training diverged or the "
+            "file is damaged. Use --allow-nonfinite to convert it all the same."
+        )
+    return state_dict
+
+
+def _filled(source: Source, row: Row, kind: Kind) -> np.ndarray:
+    arrays = [source.read(name, kind) for name in row.tensorflow_names]
+    converted = LAYOUTS[row.kind].to_pytorch(arrays)
+    dtype = np.int64 if row.kind == "counter" else np.float32
+    array = np.array(converted, dtype=dtype, order="C", copy=True)
+    if array.shape != row.pytorch_shape:
+        raise AssertionError(f"{row.pytorch_key}: {array.shape} instead of {row.pytorch_shape}")
+    return array
+
+
+def _implausible(row: Row, array: np.ndarray) -> list[str]:
+    found = []
+    if not np.isfinite(array).all():
+        found.append(f"{', '.join(row.tensorflow_names)} (NaN or Inf)")
+    if row.pytorch_key.endswith(".running_var") and (array < 0).any():
+        found.append(f"{', '.join(row.tensorflow_names)} (negative variance)")
+    return found

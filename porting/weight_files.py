@@ -1,0 +1,119 @@
+"""Writing weight files: whole or not at all, read back and compared bit by bit before they appear."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effdet_model.errors import InputError
+from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_state_dict
+from porting.files import atomic_write
+
+FORMAT_VERSION = 1
+
+
+def write_weights(path: Path, state_dict: dict[str, Tensor], metadata: dict[str, Any]) -> str:
+    """Write a .pth (metadata beside it as .json) or .safetensors (metadata in its header).
+
+    The same tensors and metadata give the same bytes. Before the file gets its name it is read back and every
+    tensor compared bit by bit.
+
+    Returns:
+        The SHA-256 of the weight file, which the .json beside a .pth also has as `weights_sha256`.
+
+    Raises:
+        InputError: an unknown suffix, an output that cannot be written, or one that would be overwritten
+            although it is not this project's.
+    """
+    check_output(path)
+    if path.suffix == ".safetensors":
+        with atomic_write(path) as temporary:
+            return _written(temporary, state_dict, metadata, path.suffix)
+    with contextlib.ExitStack() as stack:
+        weights = stack.enter_context(atomic_write(path))
+        beside = stack.enter_context(atomic_write(metadata_path(path)))
+        digest = _written(weights, state_dict, metadata, path.suffix)
+        text = json.dumps({**metadata, "weights_sha256": digest}, indent=2, sort_keys=True)
+        beside.write_text(text + "\n", encoding="utf-8")
+        return digest
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output before any work is done.
+
+    Raises:
+        InputError: an unknown suffix, a folder that is missing or read-only, or a .json beside the .pth that is
+            not this project's metadata.
+    """
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise InputError(f"output {path}: expected a name that ends in {' or '.join(WEIGHT_SUFFIXES)}.")
+    with contextlib.suppress(_Probe), atomic_write(path):
+        raise _Probe
+    beside = metadata_path(path)
+    if path.suffix != ".safetensors" and beside.exists():
+        try:
+            ours = "format_version" in json.loads(beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise InputError(
+                f"output {path}: its metadata would go to {beside}, which exists and is not metadata of this "
+                "project; name another output or move that file."
+            )
+
+
+class _Probe(Exception):
+    """Leaves `atomic_write` without writing."""
+
+
+def _written(temporary: Path, state_dict: dict[str, Tensor], metadata: dict[str, Any], suffix: str) -> str:
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        # One key alone: safetensors writes several in a random order, and files would not be reproducible.
+        save_file(state_dict, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    else:
+        with open(temporary, "wb") as file:
+            torch.save(state_dict, file)
+    _compare(temporary, state_dict, suffix)
+    return file_sha256(temporary)
+
+
+def _compare(temporary: Path, state_dict: dict[str, Tensor], suffix: str) -> None:
+    if suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        again = load_file(temporary)
+    else:
+        again = read_state_dict(temporary)
+    different = sorted(
+        set(state_dict) ^ set(again)
+        | {key for key in set(state_dict) & set(again) if not bit_identical(state_dict[key], again[key])}
+    )
+    if different:
+        raise InputError(
+            f"{temporary}: expected what was written, read back {len(different)} different tensors "
+            f"({', '.join(different[:5])}); the disk is failing or full, nothing was kept."
+        )
+
+
+def bit_identical(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bits (NaN equals the same NaN)."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
