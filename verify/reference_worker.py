@@ -1,0 +1,84 @@
+"""The process that runs TensorFlow: gets a config, variables and inputs through stdin, answers through stdout.
+
+Started by `verify.reference_process`; nothing here imports torch or any other room, so that it does not matter
+what the calling process has imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from verify.reference_frames import receive, send
+
+Layers = Callable[[np.ndarray], Iterator[tuple[str, np.ndarray]]]
+
+
+def main() -> None:
+    """Serve until stdin ends; whatever TensorFlow prints goes to stderr."""
+    requests = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        import tensorflow as tf
+    except Exception as error:  # a broken installation can raise anything
+        kind = "missing" if isinstance(error, ModuleNotFoundError) else "broken"
+        send(answers, {"type": "error", "kind": kind, "message": _one_line(error)})
+        return
+    tf.get_logger().setLevel("ERROR")
+    send(answers, {"type": "ready", "tensorflow": tf.__version__, "numpy": np.__version__})
+    try:
+        _serve(requests, answers)
+    except (EOFError, BrokenPipeError):
+        return
+    except Exception as error:  # sent to the caller, who says it once and clearly
+        traceback.print_exc()
+        kind = "memory" if type(error).__name__ in ("MemoryError", "ResourceExhaustedError") else "failed"
+        send(answers, {"type": "error", "kind": kind, "message": _one_line(error)})
+
+
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    job, _ = receive(requests)
+
+    def read(name: str) -> np.ndarray:
+        send(answers, {"type": "read", "name": name})
+        _, array = receive(requests)
+        if array is None:
+            raise EOFError
+        return array
+
+    layers = _layers(job, read)
+    while True:
+        _, images = receive(requests)
+        if images is None:
+            return
+        for name, array in layers(images):
+            send(answers, {"type": "layer", "name": name}, array)
+        send(answers, {"type": "done"})
+
+
+def _layers(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Layers:
+    if job["kind"] == "automl":
+        from verify.reference_automl import automl_layers
+
+        return automl_layers(job["path"], job["config"], read, job["scope"])
+    if job["kind"] == "savedmodel":
+        from verify.reference_savedmodel import savedmodel_layers
+
+        return savedmodel_layers(job["path"], job["config"])
+    from verify.reference import Reference
+
+    return Reference(job["config"], read, job["dtype"], job["scope"]).layers
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+if __name__ == "__main__":
+    main()
