@@ -55,8 +55,8 @@ def unpack(path: Path, max_total_bytes: int = MAX_TOTAL_BYTES, max_members: int 
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             plain = gzip.GzipFile(fileobj=file, mode="rb") if packed else file
-            stream = _Bounded(plain, path, max_total_bytes)  # type: ignore[arg-type]
-            with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+            stream = _Bounded(plain, path, max_total_bytes)
+            with tarfile.open(fileobj=stream, mode="r:") as archive:
                 _unpack_members(archive, path, result, max_total_bytes, max_members)
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
         result.close()
