@@ -68,9 +68,7 @@ def normalize(
     return np.stack(planes)
 
 
-def scaled_size(
-    original: tuple[int, int], image_size: tuple[int, int]
-) -> tuple[tuple[int, int], np.float32]:
+def scaled_size(original: tuple[int, int], image_size: tuple[int, int]) -> tuple[tuple[int, int], np.float32]:
     """((height, width) of the image within the model's input, scale), both computed in float32.
 
     The scale is min(H / h, W / w); the scaled sizes are truncated, so float32 may lose a pixel, officially so.

@@ -1,0 +1,118 @@
+"""Named ways to suppress overlapping boxes: one registry of the parameters that official numbers were made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from effdet_model.errors import InputError, unknown_name
+
+Family = Literal["numpy", "graph", "torchvision"]
+METHODS = {
+    "numpy": ("hard", "gaussian", "linear", "diou"),
+    "graph": ("hard", "gaussian"),
+    "torchvision": ("hard",),
+}
+MAX_DETECTION_POINTS = 5000
+"""How many anchor x class scores the official evaluation keeps (tf2/anchors.py, tf2/eval.py)."""
+
+
+@dataclass(frozen=True)
+class NmsProfile:
+    """Everything that decides which of the candidates become detections.
+
+    family: "numpy" is google/automl's nms_np.py (areas one pixel larger), "graph" TensorFlow's
+    NonMaxSuppressionV5 (plain areas), "torchvision" the fast hard NMS of PyTorch ports.
+    """
+
+    name: str
+    family: Family
+    method: str
+    per_class: bool = True
+    """Whether boxes of different classes leave each other alone."""
+    iou_threshold: float = 0.5
+    """Hard cut (hard, diou), start of the decay (linear), cut of soft-NMS where `soft_cut` is set."""
+    score_threshold: float | None = None
+    """numpy: decayed scores below end; graph: scores not above never start and end. None: no threshold."""
+    sigma: float = 0.5
+    soft_cut: bool = False
+    """Whether gaussian soft-NMS also drops everything above the IoU threshold."""
+    clip: bool = False
+    """Whether boxes are clipped to the model's input after suppression."""
+    max_candidates: int | None = MAX_DETECTION_POINTS
+    """Top scores of anchors x classes; 0: the best class of every anchor; None: all anchors x classes."""
+    max_output_size: int = 100
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS[self.family]:
+            raise unknown_name(f"method of {self.family} suppression", self.method, METHODS[self.family])
+        if self.max_output_size < 1 or (self.max_candidates is not None and self.max_candidates < 0):
+            raise InputError(
+                f"suppression {self.name}: expected max_output_size >= 1 and max_nms_inputs >= 0, found "
+                f"{self.max_output_size} and {self.max_candidates}; correct them."
+            )
+
+
+_PROFILES = (
+    NmsProfile("numpy_gaussian", "numpy", "gaussian", score_threshold=0.001),
+    NmsProfile("numpy_linear", "numpy", "linear", iou_threshold=0.3, score_threshold=0.001),
+    NmsProfile("numpy_hard", "numpy", "hard"),
+    NmsProfile("numpy_diou", "numpy", "diou"),
+    NmsProfile("graph_gaussian", "graph", "gaussian", score_threshold=0.001),
+    NmsProfile("graph_gaussian_cut", "graph", "gaussian", score_threshold=0.001, soft_cut=True),
+    NmsProfile("graph_gaussian_nocut", "graph", "gaussian", iou_threshold=1.0, score_threshold=0.001),
+    NmsProfile("graph_hard", "graph", "hard"),
+    NmsProfile("global_gaussian", "graph", "gaussian", per_class=False, score_threshold=0.001, clip=True),
+    NmsProfile("global_hard", "graph", "hard", per_class=False, clip=True),
+    NmsProfile("combined", "graph", "hard", clip=True, max_candidates=None),
+    NmsProfile("torchvision", "torchvision", "hard"),
+)
+PROFILES: Mapping[str, NmsProfile] = {profile.name: profile for profile in _PROFILES}
+DEFAULT_PROFILE = "numpy_gaussian"
+
+
+def resolve_profile(
+    profile: str | NmsProfile = DEFAULT_PROFILE, nms_configs: Mapping[str, Any] | None = None
+) -> NmsProfile:
+    """A profile by name, with the thresholds and sizes that `nms_configs` (names as in automl) sets.
+
+    As in the official code, None and 0 of iou_thresh, score_thresh and sigma mean the method's default;
+    max_nms_inputs and max_output_size count where they are given. method and pyfunc are the profile's own.
+    Raises InputError for an unknown name.
+    """
+    if isinstance(profile, str):
+        if profile not in PROFILES:
+            raise unknown_name("suppression profile", profile, PROFILES)
+        profile = PROFILES[profile]
+    given = nms_configs or {}
+    changes: dict[str, Any] = {
+        field: given[key]
+        for key, field in (
+            ("iou_thresh", "iou_threshold"),
+            ("score_thresh", "score_threshold"),
+            ("sigma", "sigma"),
+            ("max_output_size", "max_output_size"),
+        )
+        if given.get(key)
+    }
+    if given.get("max_nms_inputs") is not None and profile.max_candidates is not None:
+        changes["max_candidates"] = given["max_nms_inputs"]
+    return replace(profile, **changes) if changes else profile
+
+
+def profile_from_nms_configs(nms_configs: Mapping[str, Any], per_class: bool = True) -> NmsProfile:
+    """The profile that google/automl runs for a configuration's `nms_configs`.
+
+    pyfunc (true where it is absent) chooses the numpy code, else the graph op, per class or global;
+    method None is hard. Raises InputError for a method that the chosen code does not have.
+    """
+    method = nms_configs.get("method") or "hard"
+    if nms_configs.get("pyfunc", True):
+        family = "numpy"
+    else:
+        family = "graph" if per_class else "global"
+    known = METHODS["numpy" if family == "numpy" else "graph"]
+    if method not in known:
+        raise unknown_name(f"nms_configs.method of the {family} code", str(method), known)
+    return resolve_profile(f"{family}_{method}", nms_configs)
