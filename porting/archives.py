@@ -148,7 +148,7 @@ def _refuse(path: Path, expected: str, found: str) -> InputError:
 class _Bounded(io.RawIOBase):
     """The unpacked stream; its length is limited, and any one read (long headers are read in one piece)."""
 
-    def __init__(self, file: gzip.GzipFile, path: Path, limit: int) -> None:
+    def __init__(self, file: gzip.GzipFile | io.BufferedReader, path: Path, limit: int) -> None:
         super().__init__()
         self._file, self._path = file, path
         self._limit = limit + (64 << 20)  # headers and padding come on top

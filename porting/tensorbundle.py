@@ -31,6 +31,7 @@ NUMPY_DTYPES: dict[int, str] = {  # tensorflow/core/framework/types.proto
 }  # fmt: skip
 MAX_SHARDS = 100_000
 MAX_RANK = 32
+MAX_ELEMENTS = 1 << 48
 _FORMAT_VERSION = 1
 
 
@@ -251,7 +252,7 @@ def _read_shape(value: bytes, where: str) -> tuple[int, ...]:
             shape.append(size)
         elif number == 3 and integer(kind, content, where):
             raise damaged(where, "a known rank", "an unknown one")
-    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
+    if len(shape) > MAX_RANK or min(shape, default=0) < 0 or prod(filter(None, shape)) > MAX_ELEMENTS:
         raise damaged(where, f"at most {MAX_RANK} sizes of 0 or more", f"{shape[: MAX_RANK + 1]}")
     return tuple(shape)
 
