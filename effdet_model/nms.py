@@ -74,8 +74,8 @@ def postprocess(
         while profile.max_candidates is None and len(found) < profile.max_output_size and wanted < total:
             # Candidates end where others may follow: only a full list of detections is final.
             wanted = min(wanted * 8, total)
-            one = [[level[image : image + 1] for level in levels] for levels in (class_outputs, box_outputs)]
-            (more,) = select(*one, anchors_yxyx, num_classes, wanted)
+            classes, boxes = _of_image(class_outputs, image), _of_image(box_outputs, image)
+            (more,) = select(classes, boxes, anchors_yxyx, num_classes, wanted)
             found = suppress(profile, more, image_scales[image], image_size, original)
         results.append(found)
     return results
@@ -106,6 +106,10 @@ def pick_detections(
         return members, scores[:0]
     with np.errstate(all="ignore"):
         return _pick_from_groups(profile, members, starts, low[members].T, high[members].T, scores[members])
+
+
+def _of_image(levels: Sequence[Tensor], image: int) -> list[Tensor]:
+    return [level[image : image + 1] for level in levels]
 
 
 def _pick_from_groups(

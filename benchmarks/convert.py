@@ -1,0 +1,90 @@
+"""How fast `convert` is, whole process, beside a floor that reads the same tensors with TensorFlow and saves them.
+
+    python benchmarks/convert.py [--variant d7x] [--runs 3]
+
+Writes an official-layout checkpoint with moving averages and optimizer slots to a temporary folder (930 MB for
+d7x), then runs in turn: the floor script (import torch, timm and tensorflow; `tf.train.load_checkpoint`; every
+moving average; torch.save) and `cli.py convert`. Prints the best wall time and peak memory of each, and the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FLOOR = """
+import sys, torch, timm, tensorflow as tf
+reader = tf.train.load_checkpoint(sys.argv[1])
+names = [n for n in reader.get_variable_to_shape_map() if n.endswith("/ExponentialMovingAverage")]
+torch.save({n: torch.from_numpy(reader.get_tensor(n)) if reader.get_tensor(n).shape else
+            torch.tensor(reader.get_tensor(n)) for n in names}, sys.argv[2])
+print(len(names), "tensors")
+"""
+
+
+def measure(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak resident memory in GB of a command."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
+
+
+def write_checkpoint(variant: str, folder: Path) -> None:
+    """Write the checkpoint in a process of its own, so that its memory is not measured."""
+    code = (
+        "import sys; from pathlib import Path; from porting.synthetic import write_synthetic_checkpoint; "
+        "write_synthetic_checkpoint(sys.argv[1], Path(sys.argv[2]))"
+    )
+    subprocess.run([sys.executable, "-c", code, variant, str(folder)], check=True, cwd=ROOT)
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description="convert beside a TensorFlow floor")
+    parser.add_argument("--variant", default="d7x")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--checkpoint", help="use this checkpoint instead of writing one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = Path(arguments.checkpoint) if arguments.checkpoint else folder / "checkpoint"
+        if not arguments.checkpoint:
+            write_checkpoint(arguments.variant, checkpoint)
+        prefix = str(checkpoint / "model") if checkpoint.is_dir() else str(checkpoint)
+        commands = {
+            "floor": [sys.executable, "-c", FLOOR, prefix, str(folder / "floor.pth")],
+            "convert": [
+                sys.executable,
+                "cli.py",
+                "convert",
+                "--variant",
+                arguments.variant,
+                "--checkpoint",
+                prefix,
+                "--output",
+                str(folder / "out.pth"),
+            ],
+        }
+        best = {key: (float("inf"), 0.0) for key in commands}
+        for _ in range(arguments.runs):
+            for key, command in commands.items():
+                best[key] = min(best[key], measure(command))
+    for key, (seconds, memory) in best.items():
+        print(f"{key:8} {seconds:6.2f} s   peak {memory:.2f} GB")
+    print(f"convert / floor = {best['convert'][0] / best['floor'][0]:.2f}")
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main()
