@@ -1,0 +1,65 @@
+"""Reports: one description, drawn on a terminal, in Markdown and as a self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effdet_model.errors import InputError
+from verify.report.blocks import Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from verify.diff_result import DiffResult
+
+
+def write_diff_report(result: DiffResult, folder: Path) -> list[Path]:
+    """Write `diff.json`, `diff.md` and `diff.html` into `folder`, which is made where it is missing.
+
+    Returns:
+        The paths written, in this order. Each file appears whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    from verify.report.diff import diff_report
+
+    make_folder(folder)
+    data = folder / "diff.json"
+    result.write_json(data)
+    return [data, *write_report(diff_report(result), folder, "diff")]
+
+
+def write_report(report: Report, folder: Path, stem: str) -> list[Path]:
+    """Write `STEM.md` and `STEM.html` into `folder`, which is made where it is missing; returns both paths."""
+    from verify.report.html import write_html
+    from verify.report.markdown import write_markdown
+
+    make_folder(folder)
+    text, page = folder / f"{stem}.md", folder / f"{stem}.html"
+    write_markdown(report, text)
+    write_html(report, page)
+    return [text, page]
+
+
+def print_diff(result: DiffResult, console: Console) -> None:
+    """Print the worst layers, the likely cause, a summary and the verdict; colour only on a terminal."""
+    from verify.report.diff import diff_report
+    from verify.report.terminal import print_report
+
+    print_report(diff_report(result, with_figure=False), console)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a report's folder and its parents.
+
+    Raises:
+        InputError: something else has that name, or it is not allowed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"report folder {folder}: expected a folder that can be made, found: {error.strerror}; name another."
+        ) from error
