@@ -1,20 +1,25 @@
 """EfficientDet in plain TensorFlow ops: the independent reference that every port is compared with.
 
-Written from google/automl's description of the model (`efficientdet_arch.py`, `backbone/efficientnet_model.py`,
-6a54c87). It shares no layout, padding, numbering or mapping code with the PyTorch side and imports nothing of it:
-it gets a config as plain values and variables by their TensorFlow names. TensorFlow is imported when it runs.
+Written from google/automl's description of the model (`efficientdet_arch.py`,
+`backbone/efficientnet_model.py`, 6a54c87). It shares no layout, padding, numbering or mapping code with the
+PyTorch side and imports nothing of it: it gets a config as plain values and variables by their TensorFlow names.
+TensorFlow is imported when it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from verify.reference_backbone import Block, blocks
+from verify.reference_faults import FAULTS
 from verify.reference_fpn import Node, nodes
 from verify.reference_ops import BatchNormWatcher, Ops, Reader, Tensor
+
+Layer = tuple[str, np.ndarray]
+"""Stable name and NHWC output."""
 
 
 class Reference:
@@ -29,17 +34,37 @@ class Reference:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], read: Reader, dtype: str = "float32", backbone_scope: str | None = None,
-        on_batch_norm: BatchNormWatcher | None = None,
+        self, config: Mapping[str, Any], read: Reader, dtype: str = "float32",
+        backbone_scope: str | None = None, on_batch_norm: BatchNormWatcher | None = None,
     ) -> None:
         self.config = config
         self.ops = Ops(read, dtype, config["act_type"], on_batch_norm)
         self.scope = backbone_scope or config["backbone_name"]
         self.levels = range(config["min_level"], config["max_level"] + 1)
         self.nodes = nodes(config)
+        self._probe: tuple[str, Sequence[str]] | None = None
 
-    def layers(self, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Every intermediate result by its stable name, as it is computed; nothing is kept longer than needed.
+    @property
+    def used(self) -> list[str]:
+        """Variables that the latest layer used, in the order of use."""
+        return self.ops.used
+
+    def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[Layer]:
+        """What `layer` would give with each of some faults (names in `FAULTS`) in that layer alone.
+
+        Yields:
+            fault and NHWC array; faults that cannot be computed for this layer are left out.
+        """
+        self._probe = (layer, faults)
+        try:
+            yield from (found for found in self.layers(images) if found[0] in FAULTS)
+        except _ProbeDone:
+            return
+        finally:
+            self._probe = None
+
+    def layers(self, images: np.ndarray) -> Iterator[Layer]:
+        """Every intermediate result by its stable name, as computed; nothing is kept longer than needed.
 
         Args:
             images: [N, H, W, 3], normalised.
@@ -62,17 +87,44 @@ class Reference:
             for level, feature in zip(self.levels, pyramid, strict=True):
                 yield from self._head(net, prefix, level, feature)
 
-    def _backbone(self, x: Tensor) -> Iterator[tuple[str, np.ndarray]]:
-        ops, stem = self.ops, f"{self.scope}/stem"
-        x = ops.activate(ops.batch_norm(ops.conv(x, f"{stem}/conv2d", 2), f"{stem}/tpu_batch_normalization"))
-        yield "backbone.stem", x.numpy()
+    def _layer(self, name: str, compute: Callable[[], Tensor]) -> Generator[Layer, None, Tensor]:
+        if self._probe and self._probe[0] == name:
+            yield from self._faulty(compute, self._probe[1])
+            raise _ProbeDone
+        self.ops.used.clear()
+        out = compute()
+        yield name, out.numpy()
+        return out
+
+    def _faulty(self, compute: Callable[[], Tensor], faults: Sequence[str]) -> Iterator[Layer]:
+        sound = self.ops
+        for fault in faults:
+            self.ops = FAULTS[fault].on(sound)
+            try:
+                yield fault, compute().numpy()
+            except (ValueError, sound.tf.errors.InvalidArgumentError):
+                continue  # this fault is impossible here, e.g. no such kernel
+            finally:
+                self.ops = sound
+
+    def _backbone(self, x: Tensor) -> Generator[Layer, None, dict[int, Tensor]]:
+        images = x
+        x = yield from self._layer("backbone.stem", lambda: self._stem(images))
         feats = {}
         for block in blocks(self.config["backbone_name"]):
-            x = self._block(x, block)
-            yield f"backbone.blocks.{block.stage}.{block.index}", x.numpy()
-            if block.reduction in self.levels:
+
+            def compute(inputs: Tensor = x, block: Block = block) -> Tensor:
+                return self._block(inputs, block)
+
+            x = yield from self._layer(f"backbone.blocks.{block.stage}.{block.index}", compute)
+            if block.reduction is not None and block.reduction in self.levels:
                 feats[block.reduction] = x
         return feats
+
+    def _stem(self, images: Tensor) -> Tensor:
+        ops, scope = self.ops, f"{self.scope}/stem"
+        x = ops.batch_norm(ops.conv(images, f"{scope}/conv2d", 2), f"{scope}/tpu_batch_normalization")
+        return ops.activate(x)
 
     def _block(self, inputs: Tensor, block: Block) -> Tensor:
         ops, scope = self.ops, f"{self.scope}/blocks_{block.number}"
@@ -86,18 +138,20 @@ class Reference:
         if block.squeezes:
             x = ops.squeeze_excite(x, f"{scope}/se")
         x = ops.batch_norm(ops.conv(x, next(convs)), next(norms))
-        return x + inputs if block.skips else x
+        return ops.add(x, inputs) if block.skips else x
 
     def _pyramid_inputs(
         self, feats: dict[int, Tensor], sizes: list[tuple[int, int]]
-    ) -> Iterator[tuple[str, np.ndarray]]:
+    ) -> Generator[Layer, None, list[Tensor]]:
         pyramid: list[Tensor] = []
         for level in self.levels:
-            if level in feats:
-                pyramid.append(feats[level])
-            else:
-                pyramid.append(self._resample(pyramid[-1], f"resample_p{level}", sizes[level]))
-            yield f"fpn.input.level.{level}", pyramid[-1].numpy()
+
+            def compute(level: int = level) -> Tensor:
+                if level in feats:
+                    return feats[level]
+                return self._resample(pyramid[-1], f"resample_p{level}", sizes[level])
+
+            pyramid.append((yield from self._layer(f"fpn.input.level.{level}", compute)))
         return pyramid
 
     def _resample(self, x: Tensor, scope: str, size: tuple[int, int]) -> Tensor:
@@ -121,12 +175,16 @@ class Reference:
 
     def _cell(
         self, cell: int, pyramid: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> Iterator[tuple[str, np.ndarray]]:
+    ) -> Generator[Layer, None, list[Tensor]]:
         feats = dict(enumerate(pyramid))
         for node in sorted(self.nodes, key=lambda node: node.stable):
-            out = self._node(f"fpn_cells/cell_{cell}/fnode{node.number}", node, feats, sizes[node.level])
+
+            def compute(node: Node = node) -> Tensor:
+                scope = f"fpn_cells/cell_{cell}/fnode{node.number}"
+                return self._node(scope, node, feats, sizes[node.level])
+
+            out = yield from self._layer(f"fpn.cell.{cell}.fnode.{node.stable}", compute)
             feats[len(pyramid) + node.number] = out
-            yield f"fpn.cell.{cell}.fnode.{node.stable}", out.numpy()
         last = {node.level: len(pyramid) + node.number for node in self.nodes}
         return [feats[last[level]] for level in self.levels]
 
@@ -142,21 +200,32 @@ class Reference:
         after = f"{scope}/op_after_combine{own}"
         if not activation_last:
             x = ops.activate(x)
-        conv = ops.separable_conv if config["separable_conv"] else ops.conv
-        x = ops.batch_norm(conv(x, f"{after}/conv", bias=not activation_last), f"{after}/bn")
+        x = ops.batch_norm(self._conv(x, f"{after}/conv", bias=not activation_last), f"{after}/bn")
         return ops.activate(x) if activation_last else x
 
-    def _head(self, net: str, prefix: str, level: int, x: Tensor) -> Iterator[tuple[str, np.ndarray]]:
-        ops = self.ops
-        conv = ops.separable_conv if self.config["separable_conv"] else ops.conv
+    def _head(self, net: str, prefix: str, level: int, x: Tensor) -> Generator[Layer, None, None]:
         for repeat in range(self.config["box_class_repeats"]):
-            before = x
-            x = conv(x, f"{net}/{prefix}-{repeat}", bias=True)
-            x = ops.activate(ops.batch_norm(x, f"{net}/{prefix}-{repeat}-bn-{level}"))
-            if repeat > 0 and self.config["survival_prob"]:
-                x = x + before
-            yield f"{net}.conv_rep.{repeat}.level.{level}", x.numpy()
-        yield f"{net}.predict.level.{level}", conv(x, f"{net}/{prefix}-predict", bias=True).numpy()
+
+            def compute(repeat: int = repeat, before: Tensor = x) -> Tensor:
+                ops = self.ops
+                out = self._conv(before, f"{net}/{prefix}-{repeat}", bias=True)
+                out = ops.activate(ops.batch_norm(out, f"{net}/{prefix}-{repeat}-bn-{level}"))
+                return ops.add(out, before) if repeat > 0 and self.config["survival_prob"] else out
+
+            x = yield from self._layer(f"{net}.conv_rep.{repeat}.level.{level}", compute)
+        last = x
+        yield from self._layer(
+            f"{net}.predict.level.{level}", lambda: self._conv(last, f"{net}/{prefix}-predict", bias=True)
+        )
+
+    def _conv(self, x: Tensor, scope: str, bias: bool) -> Tensor:
+        if self.config["separable_conv"]:
+            return self.ops.separable_conv(x, scope, bias)
+        return self.ops.conv(x, scope, bias=bias)
+
+
+class _ProbeDone(Exception):
+    """Ends a probe after its layer."""
 
 
 def _feature_sizes(height: int, width: int, max_level: int) -> list[tuple[int, int]]:

@@ -33,7 +33,7 @@ class Block:
     """One inverted residual block.
 
     `number` counts through the whole backbone (TensorFlow's `blocks_N`); `stage` and `index` make the stable
-    name. `reduction` is the level whose feature the block's output is, None where it is not the last of a level.
+    name. `reduction` is the level whose feature the block's output is, None where another block of it follows.
     """
 
     number: int

@@ -1,7 +1,7 @@
 """The feature network's nodes for the TensorFlow reference, numbered as TensorFlow numbers its variables.
 
-Source: google/automl `tf2/fpn_configs.py` and `efficientdet_arch.py` (6a54c87). Nothing here is shared with the
-PyTorch side.
+Source: google/automl `tf2/fpn_configs.py` and `efficientdet_arch.py` (6a54c87). Nothing here is shared with
+the PyTorch side.
 """
 
 from __future__ import annotations

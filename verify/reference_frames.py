@@ -21,7 +21,7 @@ def send(stream: BinaryIO, header: Mapping[str, Any], array: np.ndarray | None =
     text = json.dumps(fields).encode()
     stream.write(_LENGTH.pack(len(text)) + text)
     if array is not None:
-        stream.write(memoryview(array).cast("B") if array.size and array.ndim else array.tobytes())
+        stream.write(array.reshape(-1).view(np.uint8).data)
     stream.flush()
 
 
@@ -40,7 +40,7 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], np.ndarray | None]:
     flat = array.reshape(-1).view(np.uint8)
     filled = 0
     while filled < flat.size:
-        count = stream.readinto(memoryview(flat)[filled:])  # type: ignore[attr-defined]
+        count = stream.readinto(flat[filled:].data)  # type: ignore[attr-defined]
         if not count:
             raise EOFError
         filled += count

@@ -1,4 +1,4 @@
-"""The operations of the TensorFlow reference: plain TensorFlow ops on NHWC tensors, SAME padding by TensorFlow."""
+"""The operations of the TensorFlow reference: plain TensorFlow ops on NHWC tensors, padded by TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ Tensor = Any
 Reader = Callable[[str], np.ndarray]
 BatchNormWatcher = Callable[[str, Tensor], None]
 
-BATCH_NORM_EPSILON = 1e-3
-"""google/automl utils.py `batch_norm_act`, efficientnet_builder.py `batch_norm_epsilon` (6a54c87)."""
-
 
 class Ops:
     """TensorFlow ops in one precision, fed with variables by their TensorFlow names.
@@ -23,7 +20,13 @@ class Ops:
         dtype: "float32" or "float64".
         activation: google/automl's `act_type`.
         on_batch_norm: is shown the scope and output of every batch norm.
+
+    Attributes:
+        used: names of variables, in the order of use, since it was last cleared.
     """
+
+    epsilon = 1e-3
+    """google/automl utils.py `batch_norm_act`, efficientnet_builder.py `batch_norm_epsilon` (6a54c87)."""
 
     def __init__(
         self, read: Reader, dtype: str, activation: str, on_batch_norm: BatchNormWatcher | None = None
@@ -32,13 +35,15 @@ class Ops:
 
         self.tf = tf
         self.dtype = tf.as_dtype(dtype)
+        self.activation = activation
+        self.used: list[str] = []
         self._read = read
-        self._activation = activation
         self._on_batch_norm = on_batch_norm
         self._variables: dict[str, Tensor] = {}
 
     def variable(self, name: str) -> Tensor:
         """The variable as a tensor of this precision."""
+        self.used.append(name)
         if name not in self._variables:
             self._variables[name] = self.tf.constant(np.asarray(self._read(name)), self.dtype)
         return self._variables[name]
@@ -46,7 +51,7 @@ class Ops:
     def activate(self, x: Tensor) -> Tensor:
         """google/automl utils.py `activation_fn`."""
         nn = self.tf.nn
-        kind = self._activation
+        kind = self.activation
         if kind in ("silu", "swish"):
             return nn.silu(x)
         if kind == "swish_native":
@@ -61,34 +66,58 @@ class Ops:
             return x * self.tf.math.tanh(self.tf.math.softplus(x))
         raise ValueError(f"google/automl has no activation {kind!r}")
 
+    def add(self, x: Tensor, before: Tensor) -> Tensor:
+        """A skip connection."""
+        return x + before
+
     def batch_norm(self, x: Tensor, scope: str) -> Tensor:
         """Inference-mode batch normalisation; float32 by the op that the official model runs."""
         gamma, beta = self.variable(f"{scope}/gamma"), self.variable(f"{scope}/beta")
         mean, variance = self.variable(f"{scope}/moving_mean"), self.variable(f"{scope}/moving_variance")
         if self.dtype == self.tf.float32:
             out = self.tf.compat.v1.nn.fused_batch_norm(
-                x, gamma, beta, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False
+                x, gamma, beta, mean, variance, epsilon=self.epsilon, is_training=False
             )[0]
         else:
-            out = (x - mean) / self.tf.sqrt(variance + BATCH_NORM_EPSILON) * gamma + beta
+            out = (x - mean) / self.tf.sqrt(variance + self.epsilon) * gamma + beta
         if self._on_batch_norm is not None:
             self._on_batch_norm(scope, out)
         return out
 
+    def conv2d(self, x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+        """[h, w, in, out] kernel, padded as TensorFlow pads."""
+        return self.tf.nn.conv2d(x, kernel, stride, "SAME")
+
+    def depthwise_conv2d(self, x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+        """[h, w, channels, 1] kernel, padded as TensorFlow pads."""
+        return self.tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "SAME")
+
+    def max_pool(self, x: Tensor, window: list[int], strides: list[int]) -> Tensor:
+        """Padded as TensorFlow pads."""
+        return self.tf.nn.max_pool2d(x, window, strides, "SAME")
+
+    def enlarge(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Nearest neighbour to (height, width)."""
+        return self.tf.compat.v1.image.resize_nearest_neighbor(x, list(size))
+
+    def bias_add(self, x: Tensor, scope: str) -> Tensor:
+        """Add `scope`/bias to every channel."""
+        return self.tf.nn.bias_add(x, self.variable(f"{scope}/bias"))
+
     def conv(self, x: Tensor, scope: str, stride: int = 1, bias: bool = False) -> Tensor:
-        """Convolution with `scope`/kernel [h, w, in, out]."""
-        out = self.tf.nn.conv2d(x, self.variable(f"{scope}/kernel"), stride, "SAME")
-        return self.tf.nn.bias_add(out, self.variable(f"{scope}/bias")) if bias else out
+        """Convolution with `scope`/kernel."""
+        x = self.conv2d(x, self.variable(f"{scope}/kernel"), stride)
+        return self.bias_add(x, scope) if bias else x
 
     def depthwise(self, x: Tensor, scope: str, stride: int = 1) -> Tensor:
-        """Depthwise convolution with `scope`/depthwise_kernel [h, w, channels, 1]."""
-        kernel = self.variable(f"{scope}/depthwise_kernel")
-        return self.tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "SAME")
+        """Depthwise convolution with `scope`/depthwise_kernel."""
+        return self.depthwise_conv2d(x, self.variable(f"{scope}/depthwise_kernel"), stride)
 
     def separable_conv(self, x: Tensor, scope: str, bias: bool) -> Tensor:
         """Depthwise then pointwise convolution."""
-        x = self.tf.nn.conv2d(self.depthwise(x, scope), self.variable(f"{scope}/pointwise_kernel"), 1, "SAME")
-        return self.tf.nn.bias_add(x, self.variable(f"{scope}/bias")) if bias else x
+        x = self.depthwise(x, scope)
+        x = self.conv2d(x, self.variable(f"{scope}/pointwise_kernel"), 1)
+        return self.bias_add(x, scope) if bias else x
 
     def squeeze_excite(self, x: Tensor, scope: str) -> Tensor:
         """Scale channels by a gate made of their means."""
@@ -96,8 +125,10 @@ class Ops:
         gate = self.activate(self.conv(gate, f"{scope}/conv2d", bias=True))
         return self.tf.sigmoid(self.conv(gate, f"{scope}/conv2d_1", bias=True)) * x
 
-    def resize(self, x: Tensor, size: tuple[int, int], before_shrinking: Callable[[Tensor], Tensor],
-               after_shrinking: Callable[[Tensor], Tensor]) -> Tensor:
+    def resize(
+        self, x: Tensor, size: tuple[int, int], before: Callable[[Tensor], Tensor],
+        after_shrinking: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         """Max-pool or enlarge to (height, width); a convolution may come before or, when shrinking, after.
 
         Raises:
@@ -106,22 +137,22 @@ class Ops:
         height, width = int(x.shape[1]), int(x.shape[2])
         if height > size[0] and width > size[1]:
             strides = [(height - 1) // size[0] + 1, (width - 1) // size[1] + 1]
-            x = before_shrinking(x)
-            x = self.tf.nn.max_pool2d(x, [stride + 1 for stride in strides], strides, "SAME")
-            return after_shrinking(x)
+            return after_shrinking(self.max_pool(before(x), [stride + 1 for stride in strides], strides))
         if height > size[0] or width > size[1]:
             raise ValueError(f"features of {height} x {width} cannot become {size[0]} x {size[1]}")
-        x = before_shrinking(x)
-        if (height, width) == size:
-            return x
-        return self.tf.compat.v1.image.resize_nearest_neighbor(x, list(size))
+        x = before(x)
+        return x if (height, width) == size else self.enlarge(x, size)
+
+    def edge_weights(self, scope: str, count: int) -> list[Tensor]:
+        """Variables `scope`/WSM, WSM_1, ...; each a scalar or one value per channel."""
+        return [self.variable(f"{scope}/WSM" + (f"_{i}" if i else "")) for i in range(count)]
 
     def fuse(self, inputs: list[Tensor], scope: str, method: str) -> Tensor:
-        """Weighted sum of tensors of one shape; the weights are variables `scope`/WSM, WSM_1, ..."""
+        """Weighted sum of tensors of one shape."""
         tf = self.tf
         if method == "sum":
             return tf.add_n(inputs)
-        raw = [self.variable(f"{scope}/WSM" + (f"_{i}" if i else "")) for i in range(len(inputs))]
+        raw = self.edge_weights(scope, len(inputs))
         if method in ("attn", "channel_attn"):
             weights = tf.unstack(tf.nn.softmax(tf.stack(raw), axis=0))
             return tf.add_n([x * weight for x, weight in zip(inputs, weights, strict=True)])

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,16 @@ from verify.reference_frames import receive, send
 INSTALL_HINT = 'pip install "effdet-port[verify]"'
 
 Message = tuple[dict[str, Any], np.ndarray | None] | BaseException
+
+
+
+class ReferenceLayer(NamedTuple):
+    """One layer: stable name, output NHWC, and the TensorFlow variables it used, in the order of use."""
+
+    name: str
+    output: np.ndarray
+    variables: tuple[str, ...]
+
 
 _LAYERS_AHEAD = 2
 """How many layers TensorFlow may be ahead of the comparison; bounds memory."""
@@ -66,8 +76,8 @@ class ReferenceProcess:
         job = {"kind": self.kind, "path": path, "config": dict(config), "dtype": dtype, "scope": backbone_scope}
         self._send(job)
 
-    def layers(self, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Every layer's stable name and output (NHWC), as TensorFlow computes it.
+    def layers(self, images: np.ndarray) -> Iterator[ReferenceLayer]:
+        """Every layer, as TensorFlow computes it.
 
         Args:
             images: [N, H, W, 3], normalised.
@@ -75,13 +85,24 @@ class ReferenceProcess:
         Raises:
             InputError: TensorFlow is missing, or the reference failed; the message says why.
         """
-        self._send({"type": "run"}, images)
+        return self._answers({"type": "run"}, images)
+
+    def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[ReferenceLayer]:
+        """What a layer would give with each of some faults; each answer is named by its fault.
+
+        Args:
+            faults: names in `verify.reference_faults.FAULTS`.
+        """
+        return self._answers({"type": "probe", "layer": layer, "faults": list(faults)}, images)
+
+    def _answers(self, request: Mapping[str, Any], images: np.ndarray) -> Iterator[ReferenceLayer]:
+        self._send(request, images)
         while True:
             header, array = self._next()
             if header["type"] == "done":
                 return
             assert array is not None
-            yield header["name"], array
+            yield ReferenceLayer(header["name"], array, tuple(header["variables"]))
 
     def close(self) -> None:
         """End the process; also when it is in the middle of something."""

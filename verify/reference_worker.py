@@ -9,14 +9,23 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from verify.reference_frames import receive, send
 
-Layers = Callable[[np.ndarray], Iterator[tuple[str, np.ndarray]]]
+
+class Runner(Protocol):
+    """A model that can be asked for its layers; `verify.reference.Reference` says what everything means."""
+
+    @property
+    def used(self) -> list[str]: ...
+    def layers(self, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]: ...
+    def probe(
+        self, images: np.ndarray, layer: str, faults: Sequence[str]
+    ) -> Iterator[tuple[str, np.ndarray]]: ...
 
 
 def main() -> None:
@@ -52,28 +61,31 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
             raise EOFError
         return array
 
-    layers = _layers(job, read)
+    runner = _runner(job, read)
     while True:
-        _, images = receive(requests)
-        if images is None:
-            return
-        for name, array in layers(images):
-            send(answers, {"type": "layer", "name": name}, array)
+        request, images = receive(requests)
+        assert images is not None
+        if request["type"] == "probe":
+            found = runner.probe(images, request["layer"], request["faults"])
+        else:
+            found = runner.layers(images)
+        for name, array in found:
+            send(answers, {"type": "layer", "name": name, "variables": runner.used}, array)
         send(answers, {"type": "done"})
 
 
-def _layers(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Layers:
+def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Runner:
     if job["kind"] == "automl":
-        from verify.reference_automl import automl_layers
+        from verify.reference_automl import AutomlReference
 
-        return automl_layers(job["path"], job["config"], read, job["scope"])
+        return AutomlReference(job["path"], job["config"], read, job["scope"])
     if job["kind"] == "savedmodel":
-        from verify.reference_savedmodel import savedmodel_layers
+        from verify.reference_savedmodel import SavedModelReference
 
-        return savedmodel_layers(job["path"], job["config"])
+        return SavedModelReference(job["path"], job["config"])
     from verify.reference import Reference
 
-    return Reference(job["config"], read, job["dtype"], job["scope"]).layers
+    return Reference(job["config"], read, job["dtype"], job["scope"])
 
 
 def _one_line(error: BaseException) -> str:
