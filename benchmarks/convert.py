@@ -24,8 +24,7 @@ FLOOR = """
 import sys, torch, timm, tensorflow as tf
 reader = tf.train.load_checkpoint(sys.argv[1])
 names = [n for n in reader.get_variable_to_shape_map() if n.endswith("/ExponentialMovingAverage")]
-torch.save({n: torch.from_numpy(reader.get_tensor(n)) if reader.get_tensor(n).shape else
-            torch.tensor(reader.get_tensor(n)) for n in names}, sys.argv[2])
+torch.save({n: torch.as_tensor(reader.get_tensor(n)) for n in names}, sys.argv[2])
 print(len(names), "tensors")
 """
 

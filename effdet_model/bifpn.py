@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effdet_model.config import EfficientDetConfig
-from effdet_model.fpn_graph import FpnNode
+from effdet_model.fpn_graph import FpnNode, resample_keys
 from effdet_model.layers import (
     ConvBnAct2d,
     NormLayer,
@@ -79,14 +79,6 @@ class FpnCombine(nn.Module):
         for x in inputs[1:]:
             total = total + x
         return total
-
-
-def resample_keys(inputs_offsets: Sequence[int]) -> list[str]:
-    """The ModuleDict key of each input: its offset, as in effdet; a repeated offset gets its place added."""
-    return [
-        str(offset) if offset not in inputs_offsets[:i] else f"{offset}_{i}"
-        for i, offset in enumerate(inputs_offsets)
-    ]
 
 
 class FpnNodeLayer(nn.Module):

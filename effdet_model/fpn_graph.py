@@ -208,3 +208,11 @@ def _output_nodes(nodes: tuple[FpnNode, ...], min_level: int, max_level: int) ->
             f"found none at {', '.join(map(str, missing))}; add nodes or change min_level and max_level."
         )
     return tuple(last[level] for level in range(min_level, max_level + 1))
+
+
+def resample_keys(inputs_offsets: Sequence[int]) -> list[str]:
+    """The ModuleDict key of each input: its offset, as in effdet; a repeated offset gets its place added."""
+    return [
+        str(offset) if offset not in inputs_offsets[:i] else f"{offset}_{i}"
+        for i, offset in enumerate(inputs_offsets)
+    ]

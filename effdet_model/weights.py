@@ -46,8 +46,11 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     return parsed if "format_version" in parsed else None
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, mapped: bool = False) -> dict[str, Tensor]:
     """The tensors of a weight file, on the CPU. Nothing is ever unpickled beyond tensors.
+
+    Args:
+        mapped: leave the tensors of a .pth in the file, mapped into memory, instead of copying them.
 
     Raises:
         InputError: no such file, damaged, or not a dictionary of tensors.
@@ -62,7 +65,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise _unreadable(path, "a safetensors file", error) from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise _unreadable(path, "a PyTorch state_dict of plain tensors", error) from error
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):

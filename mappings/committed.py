@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from effdet_model.config import EfficientDetConfig
 from effdet_model.variants import OFFICIAL_VARIANTS, get_config
 from mappings.table import MappingTable, Row, build_table
 
@@ -39,6 +42,11 @@ def table_text(table: MappingTable) -> str:
     return "\n".join([_HEADER, *lines]) + "\n"
 
 
+def table_json(table: MappingTable) -> dict[str, Any]:
+    """A table as plain data."""
+    return {"variant": table.variant, "counts": table.counts(), "rows": [asdict(row) for row in table.rows]}
+
+
 @cache
 def read_committed_table(name: str) -> MappingTable:
     """The committed table of an official variant, with its 90 classes and 9 anchors per location."""
@@ -48,6 +56,44 @@ def read_committed_table(name: str) -> MappingTable:
         key, kind, shape, tf_shape, names = line.split("\t")
         rows.append(Row(key, tuple(names.split()), kind, _shape(shape), _shape(tf_shape)))
     return MappingTable(name, tuple(rows))
+
+
+def table_for(config: EfficientDetConfig) -> MappingTable:
+    """The mapping table of any config: `build_table`, or its committed result where the architecture is official.
+
+    The committed table spares building the model; class count and anchors only change the prediction layers.
+
+    Raises:
+        InputError: TensorFlow's official model has no such architecture.
+    """
+    if config.name not in OFFICIAL_VARIANTS or _architecture(config) != _architecture(get_config(config.name)):
+        return build_table(config)
+    outputs = {
+        "class_net": config.num_classes * config.anchors_per_location,
+        "box_net": 4 * config.anchors_per_location,
+    }
+    rows = [_with_outputs(row, outputs) for row in read_committed_table(config.name).rows]
+    return MappingTable(config.name, tuple(rows))
+
+
+_NOT_ARCHITECTURE = (
+    "name", "image_size", "num_classes", "num_scales", "aspect_ratios", "anchor_scale", "mean_rgb", "stddev_rgb",
+    "scale_range", "label_map", "nms_configs", "backbone_args", "survival_prob", "conv_after_downsample",
+)  # fmt: skip
+
+
+def _architecture(config: EfficientDetConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
+
+
+def _with_outputs(row: Row, outputs: dict[str, int]) -> Row:
+    net, part, leaf = (row.pytorch_key.split(".", 2) + ["", ""])[:3]
+    if part != "predict" or leaf == "conv_dw.weight":
+        return row
+    count = outputs[net]
+    return replace(
+        row, pytorch_shape=(count, *row.pytorch_shape[1:]), tensorflow_shape=(*row.tensorflow_shape[:-1], count)
+    )
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:

@@ -45,9 +45,7 @@ _HWIO_TO_OIHW = Layout(
     lambda shape: (shape[2], shape[3], shape[1], shape[0]),
     "[h, w, in, out] -> [out, in, h, w]",
 )
-_AS_IS = Layout(
-    lambda arrays: arrays[0], lambda array: [array], lambda shape: shape, "[channels] -> [channels]"
-)
+_AS_IS = Layout(lambda arrays: arrays[0], lambda array: [array], lambda shape: shape, "[channels] -> [channels]")
 
 register("conv", _HWIO_TO_OIHW)
 register("pointwise", _HWIO_TO_OIHW)

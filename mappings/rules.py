@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from effdet_model.bifpn import resample_keys
 from effdet_model.config import EfficientDetConfig
-from effdet_model.fpn_graph import FpnNode
+from effdet_model.fpn_graph import FpnNode, resample_keys
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ def backbone_units(scope: str, blocks: list[list[set[str]]]) -> Iterator[Unit]:
             if "se.conv_reduce" in children:
                 rows = (*rows, *_SQUEEZE_EXCITE)
             for child, tf_child, kind in rows:
-                yield Unit(
-                    f"backbone.blocks.{stage}.{index}.{child}", f"{scope}/blocks_{number}/{tf_child}", kind
-                )
+                yield Unit(f"backbone.blocks.{stage}.{index}.{child}", f"{scope}/blocks_{number}/{tf_child}", kind)
             number += 1
 
 
@@ -95,9 +92,7 @@ def fpn_units(config: EfficientDetConfig, backbone_channels: list[int]) -> Itera
     filters = config.fpn_num_filters
     for place in range(len(channels), config.num_levels):
         if channels[-1] != filters:
-            yield from _resample_units(
-                config, f"fpn.resample.{place}", f"resample_p{config.min_level + place}"
-            )
+            yield from _resample_units(config, f"fpn.resample.{place}", f"resample_p{config.min_level + place}")
         channels.append(filters)
     for cell in range(config.fpn_cell_repeats):
         known = list(channels) if cell == 0 else [filters] * config.num_levels
@@ -116,9 +111,7 @@ def _node_units(
     config: EfficientDetConfig, node: FpnNode, module: str, scope: str, channels: list[int]
 ) -> Iterator[Unit]:
     features = config.num_levels + node.tf_index
-    for place, (key, offset) in enumerate(
-        zip(resample_keys(node.inputs_offsets), node.inputs_offsets, strict=True)
-    ):
+    for place, (key, offset) in enumerate(zip(resample_keys(node.inputs_offsets), node.inputs_offsets, strict=True)):
         if offset < len(channels) and channels[offset] != config.fpn_num_filters:
             yield from _resample_units(
                 config, f"{module}.combine.resample.{key}", f"{scope}/resample_{place}_{offset}_{features}"

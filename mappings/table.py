@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from effdet_model.config import EfficientDetConfig
-from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError
 from mappings.layouts import LAYOUTS, Shape
 from mappings.rules import LEAVES, Unit, backbone_units, edge_weight_names, fpn_units, head_units
+
+if TYPE_CHECKING:
+    from effdet_model.efficientdet import EfficientDet
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ def build_table(config: EfficientDetConfig) -> MappingTable:
             f"{config.backbone_name}, pad_type {config.pad_type!r}, redundant_bias {config.redundant_bias}; "
             "models that exist in PyTorch only have nothing to convert."
         )
+    import torch
+
+    from effdet_model.efficientdet import EfficientDet
+
     with torch.device("meta"):
         model = EfficientDet(config)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
+from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
-from mappings.table import MappingTable, Row, build_table
+from mappings.table import MappingTable, Row
 from porting.accounting import Account, VariableChoice, account
 from porting.identify import explain_mismatch, identify
 from porting.metadata import build_metadata
@@ -54,12 +55,11 @@ class Written:
     conversion: Conversion
     path: Path
     sha256: str
-    files: tuple[Path, ...] = field(default=())
 
 
 def convert(
     checkpoint: str | Path,
-    output: str | Path,
+    output: str | Path | None = None,
     variant: str = "auto",
     *,
     variables: VariableChoice = "auto",
@@ -71,6 +71,7 @@ def convert(
     """Convert a checkpoint and write it to `output` (.pth or .safetensors), whole or not at all.
 
     Args:
+        output: None: tf_efficientdet_VARIANT.pth in the current folder.
         variant: a variant's name, or "auto" to recognise it by its shapes.
         variables: "auto" takes the moving averages when all are there; "ema" and "raw" force.
         overrides: config fields, e.g. parsed from --hparams.
@@ -80,7 +81,8 @@ def convert(
     Raises:
         InputError: anything about the checkpoint or the output is not as it must be; nothing is written.
     """
-    check_output(Path(output))
+    if output is not None:
+        check_output(Path(output))
     with open_source(checkpoint) as source:
         source.start_hashing()
         conversion = convert_source(
@@ -92,8 +94,9 @@ def convert(
             origin=origin,
             progress=progress,
         )
-    digest = write_weights(Path(output), conversion.state_dict, conversion.metadata)
-    return Written(conversion, Path(output), digest)
+    path = Path(output or f"tf_efficientdet_{conversion.config.name}.pth")
+    digest = write_weights(path, conversion.state_dict, conversion.metadata)
+    return Written(conversion, path, digest)
 
 
 def convert_source(
@@ -108,7 +111,7 @@ def convert_source(
 ) -> Conversion:
     """`convert` of an open source, without writing."""
     identified = identify(source, variant, overrides or {})
-    table = build_table(identified.config)
+    table = table_for(identified.config)
     try:
         accounted = account(source, table, variables)
     except InputError as error:

@@ -49,7 +49,11 @@ def build_metadata(
             key: fields[key]
             for key in ("min_level", "max_level", "num_scales", "aspect_ratios", "anchor_scale")
         },
-        "nms": {"profile": origin.get("nms_profile") or "numpy_gaussian", "configs": fields["nms_configs"]},
+        "nms": {
+            "profile": "numpy_gaussian",
+            "published_profile": origin.get("nms_profile"),
+            "configs": fields["nms_configs"],
+        },
         "classes": {"count": config.num_classes, "ids": "index + 1", "label_map": fields["label_map"]},
         "notes": list(notes),
     }

@@ -91,7 +91,7 @@ def _compare(temporary: Path, state_dict: dict[str, Tensor], suffix: str) -> Non
 
         again = load_file(temporary)
     else:
-        again = read_state_dict(temporary)
+        again = read_state_dict(temporary, mapped=True)
     different = sorted(
         set(state_dict) ^ set(again)
         | {key for key in set(state_dict) & set(again) if not bit_identical(state_dict[key], again[key])}

@@ -1,0 +1,157 @@
+"""The command line: parses, calls one function per command, prints."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_CHECK_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+Command = Callable[..., Any]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="effdet-port", prog_name="effdet-port")
+def cli() -> None:
+    """Move TensorFlow EfficientDet checkpoints into PyTorch and prove that nothing was lost.
+
+    Exit codes: 0 done and within tolerance; 1 a check failed; 2 wrong use or bad input.
+    """
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+def source_options(command: Command) -> Command:
+    """--checkpoint, --family, --hparams, --mirror, --offline: which checkpoint is meant."""
+    options = (
+        click.option("--checkpoint", metavar="PATH|URL", help="Your own checkpoint: a folder, prefix, .index, "
+                     ".tar.gz, .h5 or URL. Without it the official one is downloaded."),
+        click.option("--family", help="Official family: coco2 (default), coco, coco640, advprop, lite."),
+        click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes."),
+        click.option("--mirror", metavar="URL", help="Take official files from here instead."),
+        click.option("--offline", is_flag=True, help="Use no network."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.option("--variant", default="auto", show_default=True, help="d0 ... d7x, lite0 ..., or auto.")
+@source_options
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.pth|.safetensors",
+              help="Default: tf_efficientdet_VARIANT.pth here.")
+@click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True,
+              help="Moving averages or raw values.")
+@click.option("--allow-nonfinite", is_flag=True, help="Accept NaN, Inf and negative variances.")
+@json_option
+def convert(
+    variant: str, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
+    offline: bool, output: Path | None, variables: Any, allow_nonfinite: bool, as_json: bool,
+) -> None:
+    """Convert a TensorFlow checkpoint into a PyTorch weight file."""
+    from porting.convert import convert as run
+    from porting.obtain import obtain
+    from porting.show import conversion_json, conversion_summary, progress
+
+    found = obtain(variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
+    with progress("converting") as report:
+        written = run(
+            found.path, output, found.variant, variables=variables, overrides=found.overrides,
+            allow_nonfinite=allow_nonfinite, origin=found.origin, progress=report,
+        )
+    if as_json:
+        _print_json(conversion_json(written, found.notes))
+    else:
+        _console().print(conversion_summary(written, found.notes))
+
+
+@cli.command()
+@click.option("--variant", required=True)
+@click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes.")
+@json_option
+def mapping(variant: str, hparams: str | None, as_json: bool) -> None:
+    """Print which TensorFlow variable fills which PyTorch tensor."""
+    from effdet_model.hparams import parse_hparams
+    from effdet_model.variants import get_config
+    from mappings.committed import table_json, table_text
+    from mappings.table import build_table
+    from porting.show import mapping_rich_table
+
+    table = build_table(get_config(variant, **parse_hparams(hparams).fields))
+    if as_json:
+        _print_json(table_json(table))
+    elif sys.stdout.isatty():
+        _console().print(mapping_rich_table(table))
+    else:
+        click.echo(table_text(table), nl=False)
+
+
+@cli.command()
+@json_option
+def variants(as_json: bool) -> None:
+    """List the released checkpoints, their published AP, and which are in the cache."""
+    from porting.catalog_table import variant_rows, variant_table
+    from porting.show import rows_json
+
+    rows = variant_rows()
+    if as_json:
+        _print_json(rows_json(rows))
+    else:
+        _console().print(variant_table(rows))
+
+
+def main() -> None:
+    """Run the command line; every known problem ends in one message and its exit code."""
+    from effdet_model.errors import InputError
+
+    def terminate(number: int, frame: object) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_BAD_INPUT)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing half-written was kept", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(EXIT_CHECK_FAILED)
+    except InputError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}; check path and rights.", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

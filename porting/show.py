@@ -1,0 +1,91 @@
+"""What the commands print for people."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from mappings.layouts import LAYOUTS
+from mappings.table import MappingTable
+from porting.convert import Progress, Written
+
+
+def conversion_summary(written: Written, notes: Iterable[str] = ()) -> RenderableType:
+    """What was mapped, what was ignored and why, what was assumed, and where it went."""
+    conversion = written.conversion
+    table = Table(title=f"{conversion.config.name}: every tensor accounted for", title_justify="left")
+    table.add_column("what")
+    table.add_column("tensors", justify="right")
+    table.add_column("how")
+    for kind, count in conversion.table.counts().items():
+        table.add_row(f"mapped: {kind}", f"{count:,}", Text(LAYOUTS[kind].meaning))
+    table.add_section()
+    for reason, count in conversion.account.ignored.items():
+        table.add_row("ignored", f"{count:,}", Text(reason))
+    values = "moving averages" if conversion.account.kind == "ema" else "raw values"
+    parameters = sum(
+        t.numel()
+        for key, t in conversion.state_dict.items()
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
+    lines = [
+        f"{len(conversion.account.consumed):,} TensorFlow variables ({values}) -> {len(conversion.state_dict):,} "
+        f"PyTorch tensors, {parameters:,} parameters; read back, bit-identical",
+        f"{written.path}  sha256 {written.sha256}",
+    ]
+    return Group(table, *(Text(f"note: {note}") for note in (*notes, *conversion.notes)), *map(Text, lines))
+
+
+def conversion_json(written: Written, notes: Iterable[str] = ()) -> dict[str, Any]:
+    """`conversion_summary` for machines."""
+    conversion = written.conversion
+    return {
+        "output": str(written.path),
+        "sha256": written.sha256,
+        "variant": conversion.config.name,
+        "variables": conversion.account.kind,
+        "mapped": conversion.table.counts(),
+        "tensorflow_variables": len(conversion.account.consumed),
+        "ignored": dict(conversion.account.ignored),
+        "notes": [*notes, *conversion.notes],
+        "metadata": conversion.metadata,
+    }
+
+
+def mapping_rich_table(table: MappingTable) -> Table:
+    """A mapping table for a terminal."""
+    shown = Table(title=f"{table.variant}: {len(table.rows):,} tensors", title_justify="left")
+    for column in ("PyTorch", "kind", "shape", "TensorFlow shape", "TensorFlow variables"):
+        shown.add_column(column, overflow="fold")
+    for row in table.rows:
+        shown.add_row(
+            row.pytorch_key,
+            row.kind,
+            "x".join(map(str, row.pytorch_shape)) or "scalar",
+            "x".join(map(str, row.tensorflow_shape)) or "scalar",
+            "\n".join(row.tensorflow_names) or "none (0)",
+        )
+    return shown
+
+
+@contextlib.contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """A bar on the terminal (nothing elsewhere) for a function that reports (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Bar(*columns, transient=True, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def rows_json(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """Dataclass rows of a table as plain data."""
+    return [dataclasses.asdict(row) for row in rows]
