@@ -1,0 +1,264 @@
+"""Why a layer differs: recognised from the weights and the values, without the mapping that made the port.
+
+The reference says which TensorFlow variables the layer used and in what order; the PyTorch model has its tensors in
+the order of execution. Paired by that order they are compared in every layout; where all agree, the layer is
+computed in TensorFlow with one mistake after the other until one gives the port's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effdet_model.errors import InputError
+from verify.comparison import compare
+from verify.diff_result import Cause
+from verify.layer_tensors import TensorPair, agrees, expected_layout, layouts, pair_tensors
+from verify.reference_faults import FAULTS
+
+if TYPE_CHECKING:
+    from effdet_model import EfficientDet
+    from porting.sources import Kind, Source
+    from verify.diff import Suspect
+    from verify.reference_process import ReferenceProcess
+
+NOT_RECOGNISED = "not_recognised"
+
+
+@dataclass(frozen=True)
+class Investigation:
+    """All that is known about a divergence.
+
+    Attributes:
+        kind: which values of the source the reference used, "raw" or "ema".
+        suspect: the first divergent layer.
+        tolerance: what the layer was held to.
+    """
+
+    model: EfficientDet
+    source: Source
+    kind: Kind
+    reference: ReferenceProcess
+    suspect: Suspect
+    tolerance: float
+
+
+def find_cause(case: Investigation) -> Cause:
+    """The likeliest cause of a divergence; kind "not_recognised" where the values point to none."""
+    pairs = pair_tensors(case.model, case.suspect.name, case.suspect.variables)
+    wrong = [pair for pair in pairs if not _fits(case, pair)]
+    if wrong:
+        return _explain_weights(case, wrong, len(pairs))
+    return _non_finite(case) or _same_mistake(case) or _shifted_output(case) or _unexplained(case, len(pairs))
+
+
+def _fits(case: Investigation, pair: TensorPair) -> bool:
+    arrays = [_read(case, name) for name in pair.variables]
+    return agrees(pair.value, expected_layout(pair, arrays))
+
+
+def _read(case: Investigation, name: str, kind: Kind | None = None) -> np.ndarray:
+    return np.asarray(case.source.read(name, kind or case.kind), np.float32)
+
+
+def _explain_weights(case: Investigation, wrong: list[TensorPair], count: int) -> Cause:
+    """The first explanation that holds for a tensor, best ones first; others are evidence."""
+    found = [explained for pair in wrong for explained in _explanations(case, pair)]
+    if not found:
+        names = ", ".join(pair.key for pair in wrong[:6])
+        return Cause(
+            "weights_differ",
+            f"{len(wrong)} of {count} tensors of {case.suspect.name} differ from the checkpoint: {names}",
+            tuple(_size_of_difference(case, pair) for pair in wrong[:12]),
+            "Convert the checkpoint again; compare its checksum with the one in the weights' metadata.",
+        )
+    order = [kind for kind, _, _ in _EXPLAINERS]
+    found.sort(key=lambda explained: order.index(explained.kind))
+    first = found[0]
+    evidence = [f"{explained.evidence[0]}" for explained in found]
+    seen = {line.split(" ")[0] for line in evidence}
+    evidence += [_size_of_difference(case, pair) for pair in wrong if pair.key not in seen]
+    return Cause(first.kind, first.summary, tuple(evidence[:12]), first.try_next)
+
+
+def _size_of_difference(case: Investigation, pair: TensorPair) -> str:
+    expected = expected_layout(pair, [_read(case, name) for name in pair.variables])
+    if expected.shape != pair.value.shape:
+        return f"{pair.key} has shape {list(pair.value.shape)}, {pair.label} would give {list(expected.shape)}"
+    return f"{pair.key} differs from {pair.label} by up to {np.abs(pair.value - expected).max():.3g}"
+
+
+def _explanations(case: Investigation, pair: TensorPair) -> Iterator[Cause]:
+    for _, _, explain in _EXPLAINERS:
+        cause = explain(case, pair)
+        if cause is not None:
+            yield cause
+            return
+
+
+def _other_kind(case: Investigation, pair: TensorPair) -> Cause | None:
+    other: Kind = "raw" if case.kind == "ema" else "ema"
+    try:
+        arrays = [_read(case, name, other) for name in pair.variables]
+    except InputError:
+        return None
+    if not agrees(pair.value, expected_layout(pair, arrays)):
+        return None
+    if other == "raw":
+        return Cause(
+            "moving_averages_not_used",
+            "the moving averages were not used: the weights hold the checkpoint's raw values",
+            (f"{pair.key} equals the raw value of {pair.label}, not its moving average",),
+            "Convert with --variables auto or ema, or compare with --variables raw if raw values are wanted.",
+        )
+    return Cause(
+        "moving_averages_used", "the weights hold moving averages where the raw values were asked for",
+        (f"{pair.key} equals the moving average of {pair.label}, not its raw value",),
+        "Compare with --variables auto or ema, or convert with --variables raw.",
+    )
+
+
+def _other_layout(case: Investigation, pair: TensorPair) -> Cause | None:
+    arrays = [_read(case, name) for name in pair.variables]
+    for meaning, candidate in layouts(pair, arrays):
+        if agrees(pair.value, candidate):
+            if pair.role == "edge_weights":
+                return Cause(
+                    "edge_weights_swapped", "the edge weights of this node are in another order",
+                    (f"{pair.key} holds {pair.label} {meaning}",),
+                    "One TensorFlow variable (WSM, WSM_1, ...) belongs to each input, in the order of the inputs.",
+                )
+            return Cause(
+                "kernel_transposed", f"transposed kernel: {pair.key} has {meaning}",
+                (f"{pair.key} equals {pair.label} with {meaning}",),
+                "TensorFlow kernels are [h, w, in, out] (depthwise: [h, w, channels, 1]); look at the layout.",
+            )
+    return None
+
+
+def _other_variable(case: Investigation, pair: TensorPair) -> Cause | None:
+    """Another variable of the checkpoint fills the tensor."""
+    if pair.role == "edge_weights" or np.unique(pair.value).size < 2:
+        return None
+    for name, info in case.source.variables.items():
+        if int(np.prod(info.shape)) != pair.value.size or name in pair.variables:
+            continue
+        for meaning, candidate in layouts(pair, [_read(case, name)], own=True):
+            if agrees(pair.value, candidate):
+                turned = f", with {meaning}" if meaning else ""
+                norm = pair.role in ("gamma", "beta", "moving_mean", "moving_variance")
+                return Cause(
+                    "batch_norm_swapped" if norm else "conv_swapped",
+                    f"swapped {'batch norms' if norm else 'convolutions'}: {pair.key} holds {name}",
+                    (f"{pair.key} equals {name}{turned}; expected {pair.label}",),
+                    "Two names of the map are exchanged; look at the scope that fills this module.",
+                )
+    return None
+
+
+def _reduced_precision(case: Investigation, pair: TensorPair) -> Cause | None:
+    import torch
+
+    expected = expected_layout(pair, [_read(case, name) for name in pair.variables])
+    if expected.shape != pair.value.shape:
+        return None
+    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
+        rounded = torch.from_numpy(np.ascontiguousarray(expected)).to(dtype).float().numpy()
+        if agrees(pair.value, rounded):
+            return Cause(
+                "precision_lost", f"precision lost: the weights were rounded to {name}",
+                (f"{pair.key} equals {pair.label} rounded to {name}",), "Keep float32 from end to end.",
+            )
+    return None
+
+
+def _untouched(case: Investigation, pair: TensorPair) -> Cause | None:
+    if pair.value.size < 2 or np.unique(pair.value).size != 1:
+        return None
+    value = float(pair.value.flat[0])
+    return Cause(
+        "not_loaded", f"never loaded: {pair.key} is {value:g} everywhere, as a new model has it",
+        (f"{pair.key} is constant; {pair.label} is not",), "Load with strict=True; look for a missing name.",
+    )
+
+
+_EXPLAINERS = (
+    ("moving_averages_not_used", "", _other_kind),
+    ("moving_averages_used", "", _other_kind),
+    ("kernel_transposed", "", _other_layout),
+    ("edge_weights_swapped", "", _other_layout),
+    ("not_loaded", "", _untouched),
+    ("precision_lost", "", _reduced_precision),
+    ("batch_norm_swapped", "", _other_variable),
+    ("conv_swapped", "", _other_variable),
+)
+
+
+def _non_finite(case: Investigation) -> Cause | None:
+    difference = case.suspect.difference
+    if np.isfinite(difference.max_abs):
+        return None
+    return Cause(
+        "not_finite" if "non-finite" in difference.note else "shape",
+        difference.note, (f"first at index {list(difference.worst_index)}",),
+        "Check the checkpoint for NaN and Inf, and the image size.",
+    )
+
+
+def _same_mistake(case: Investigation) -> Cause | None:
+    """The reference with a mistake that gives the port's values."""
+    if case.reference.kind != "tensorflow":
+        return None
+    suspect = case.suspect
+    best: tuple[float, str] | None = None
+    for found in case.reference.probe(suspect.images, suspect.name, list(FAULTS)):
+        if found.output.shape != suspect.port.shape:
+            continue
+        left = compare(found.output, suspect.port, case.tolerance)
+        if left.ok and (best is None or left.max_rel < best[0]):
+            best = (left.max_rel, found.name)
+    if best is None or best[0] > suspect.difference.max_rel / 10:
+        return None
+    fault = FAULTS[best[1]]
+    evidence = (
+        "every tensor of this layer equals the checkpoint's",
+        f"TensorFlow with this mistake in {suspect.name} gives the port's values within {best[0]:.2e} "
+        f"(without it: {suspect.difference.max_rel:.2e})",
+    )
+    return Cause(best[1], fault.summary, evidence, fault.advice)
+
+
+def _shifted_output(case: Investigation) -> Cause | None:
+    """The port's output is the reference's, moved by a pixel."""
+    reference, port = case.suspect.reference, case.suspect.port
+    if min(reference.shape[1:3]) < 4 or reference.shape != port.shape:
+        return None
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            moved = np.roll(reference, (down, right), (1, 2))[:, 2:-2, 2:-2]
+            inner = port[:, 2:-2, 2:-2]
+            if (down or right) and moved.size and compare(moved, inner, case.tolerance).ok:
+                return Cause(
+                    "output_shifted", f"the output is shifted by {down} rows and {right} columns",
+                    ("apart from two pixels at the border the values are the reference's, moved",),
+                    "Look at the padding and the resize of this layer.",
+                )
+    return None
+
+
+def _unexplained(case: Investigation, count: int) -> Cause:
+    suspect = case.suspect
+    if count:
+        evidence = [f"all {count} tensors of this layer equal the checkpoint's: the function differs, not the weights"]
+    else:
+        evidence = ["this layer has no tensors of its own: the function differs, not the weights"]
+    if suspect.reference.dtype == np.float32 and suspect.difference.max_rel < 1e-3:
+        evidence.append("the difference is small; it may be rounding")
+        advice = "Run with --dtype float64: rounding vanishes there, a different function does not."
+    else:
+        advice = "Run with --isolate --dtype float64 to see whether later layers differ on their own."
+    return Cause(NOT_RECOGNISED, f"{suspect.name} computes something else, by no mistake known here",
+                 tuple(evidence), advice)
