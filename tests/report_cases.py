@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from verify.diff_result import Cause, DiffResult, Difference, InputResult, LayerResult
+from verify.diff_result import Cause, Difference, DiffResult, InputResult, LayerResult
 
 HOSTILE = "</script><script>alert(1)</script>|`x`_*[a](b)\"'&amp;.npz"
+
+"""A name that breaks out of whatever does not escape it: script elements, Markdown tables and code, attributes."""
 
 
 def layer_names(blocks: int = 16, cells: int = 3, repeats: int = 3) -> list[str]:
@@ -25,7 +27,7 @@ def layer_names(blocks: int = 16, cells: int = 3, repeats: int = 3) -> list[str]
 
 def made_up_diff(
     tolerance: float = 1e-9, errors: Mapping[str, float] | None = None, source: str = "efficientdet-d0.tar.gz",
-    cause: Cause | None = None, seed: int = 0,
+    cause: Cause | None = None, seed: int = 0, input_name: str = "noise-0",
 ) -> DiffResult:
     """A diff whose layers have errors around 1e-12, except those given."""
     random = np.random.default_rng(seed)
@@ -41,10 +43,10 @@ def made_up_diff(
             worst_index=(0, size - 1, 1, 7), reference_value=value, port_value=value + error * largest,
             tolerance=tolerance, note="" if math.isfinite(error) else "port has 3 non-finite values",
         )
-        layers.append(LayerResult(name, difference, "noise-0"))
+        layers.append(LayerResult(name, difference, input_name))
     first = next((layer.name for layer in layers if not layer.ok), None)
     worst = max(layers, key=lambda layer: layer.difference.max_rel)
-    item = InputResult("noise-0", "noise", "ab" * 32, worst.difference.max_abs, worst.difference.max_rel,
+    item = InputResult(input_name, "noise", "ab" * 32, worst.difference.max_abs, worst.difference.max_rel,
                        worst.name, first)
     return DiffResult(
         variant="d0", config={"fpn_num_filters": 64, "aspect_ratios": [[1.0, 1.0], [1.4, 0.7]], "fpn_name": None},

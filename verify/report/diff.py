@@ -57,7 +57,7 @@ def diff_report(result: DiffResult, with_figure: bool = True) -> Report:
     return Report(
         title=f"Layer diff: {result.variant}",
         subtitle=f"{result.reference} against PyTorch, {height} x {width}, {result.dtype}{mode}",
-        verdict=Verdict(result.passed, result.verdict, "same function" if result.passed else "not the same"),
+        verdict=Verdict(result.passed, result.verdict),
         key_figures=tuple(_key_figures(result)),
         blocks=tuple(_blocks(result, with_figure)),
     )
@@ -103,7 +103,8 @@ def _figure(result: DiffResult) -> Figure:
         alternative="Largest relative difference of every layer in the order of evaluation, on a logarithmic axis, "
         "with the tolerance as a dashed line. The table of layers holds the same numbers.",
         caption="Hover for values; click a point to see its row in the table; click a name in the legend to hide "
-        "a part. Differences of exactly 0 stand at the foot.",
+        "a part. Differences of exactly 0 stand at the foot, those that are not finite at the top. With the "
+        "keyboard: arrow keys go from layer to layer, Enter shows the row.",
         rows_of="layers",
     )
 

@@ -50,8 +50,8 @@ def base_figure(x_title: str, y_title: str) -> go.Figure:
             "font": {"color": TEXT, "size": 12, "family": "ui-monospace, monospace"},
         },
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
-        xaxis={**axis, "title": {"text": x_title}, "showgrid": False},
-        yaxis={**axis, "title": {"text": y_title}},
+        xaxis={**axis, "title": {"text": x_title, "standoff": 8}, "showgrid": False},
+        yaxis={**axis, "title": {"text": y_title, "standoff": 12}},
         uirevision="keep",
     )
     return figure

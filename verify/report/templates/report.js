@@ -70,22 +70,52 @@
     return value;
   };
 
+  const spoken = (hover) =>
+    hover.replaceAll("<br>", "; ").replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+
+  // Arrow keys go from point to point along x; Enter shows the point's row.
+  const setUpKeys = (place, showRow) => {
+    const points = place.data.flatMap((trace, curveNumber) =>
+      (trace.customdata ?? []).map(([row], pointNumber) => ({ curveNumber, pointNumber, row, x: trace.x[pointNumber] })));
+    points.sort((a, b) => a.x - b.x);
+    let at = -1;
+    place.addEventListener("keydown", (event) => {
+      const target = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: points.length - 1 }[event.key];
+      if (target !== undefined && points.length) {
+        event.preventDefault();
+        at = Math.min(Math.max(target, 0), points.length - 1);
+        const { curveNumber, pointNumber } = points[at];
+        Plotly.Fx.hover(place, [{ curveNumber, pointNumber }]);
+        const text = place.data[curveNumber].text?.[pointNumber] ?? "";
+        place.parentElement.querySelector(".spoken").textContent = spoken(text);
+      } else if (event.key === "Enter" && at >= 0) {
+        showRow(points[at].row);
+      } else if (event.key === "Escape") {
+        Plotly.Fx.unhover(place);
+      }
+    });
+  };
+
   const setUpPlot = (place) => {
     const data = document.getElementById(`${place.id}-data`).textContent;
     const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
     const draw = () => {
       const figure = resolved(JSON.parse(data), getComputedStyle(document.documentElement));
+      if (matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false; // fingers scroll the page
       return Plotly.react(place, figure.data, figure.layout, settings);
     };
     draw().then(() => {
       const rowsOf = place.dataset.rowsOf;
-      if (!rowsOf) return;
+      const showRow = (row) => {
+        const detail = `${rowsOf}-${row}`;
+        document.getElementById(`table-block-${rowsOf}`)?.dispatchEvent(new CustomEvent("show-row", { detail }));
+      };
+      setUpKeys(place, showRow);
       place.on("plotly_click", (event) => {
         const point = event.points.find((one) => one.customdata !== undefined);
-        if (!point) return;
-        const detail = `${rowsOf}-${point.customdata[0]}`;
-        document.getElementById(`table-block-${rowsOf}`)?.dispatchEvent(new CustomEvent("show-row", { detail }));
+        if (point) showRow(point.customdata[0]);
       });
+      place.dataset.ready = "yes";
     });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   };
