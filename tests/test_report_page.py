@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.report_cases import failing_diff, layer_names
-from verify.report import write_diff_report
+from verify.report import write_diff_report, write_report
+from verify.report.blocks import Column, Figure, KeyFigure, Note, Picture, Pictures, Report, Row, Table, Verdict
+from verify.report.figures import Point, bars, error_over_depth, scatter_against
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -77,19 +80,40 @@ class Opened:
         )
 
 
-@pytest.fixture
-def opened(browser: Any, page_file: Path) -> Iterator[Opened]:
+def open_page(browser: Any, file: Path) -> Opened:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     opened = Opened(context.new_page())
     opened.page.on("console", lambda message: opened.messages.append(f"{message.type}: {message.text}"))
     opened.page.on("pageerror", lambda error: opened.messages.append(f"error: {error}"))
     opened.page.on("request", lambda request: opened.requests.append(request.url))
-    opened.page.goto(page_file.as_uri())
+    opened.page.goto(file.as_uri())
     opened.page.wait_for_selector(".plot[data-ready=yes] .main-svg")
+    return opened
+
+
+@pytest.fixture(scope="module")
+def diff_page(browser: Any, page_file: Path) -> Iterator[Opened]:
+    opened = open_page(browser, page_file)
     yield opened
-    assert opened.messages == []
-    assert [url for url in opened.requests if not url.startswith(("data:", "blob:"))] == [page_file.as_uri()]
-    context.close()
+    opened.page.context.close()
+
+
+@pytest.fixture
+def opened(diff_page: Opened, page_file: Path) -> Iterator[Opened]:
+    """The page of a failing diff, as it is at first; whatever it says or asks for fails the test."""
+    page = diff_page.page
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.emulate_media(color_scheme="light")
+    page.get_by_role("searchbox", name="Filter layers").fill("")
+    page.get_by_label("only failing").uncheck()
+    while diff_page.heading("#").get_attribute("aria-sort") != "ascending":
+        diff_page.heading("#").locator("button").click()
+    page.evaluate("document.querySelectorAll('tr.shown').forEach((row) => row.classList.remove('shown'))")
+    page.evaluate("scrollTo(0, 0)")
+    yield diff_page
+    assert diff_page.messages == []
+    asked = [url for url in diff_page.requests if not url.startswith(("data:", "blob:"))]
+    assert asked == [page_file.as_uri()]
 
 
 def test_it_renders_with_the_verdict_on_top_and_every_point_drawn(opened: Opened):
@@ -102,7 +126,6 @@ def test_it_renders_with_the_verdict_on_top_and_every_point_drawn(opened: Opened
         "backbone", "fpn", "class_net", "box_net", "tolerance",
     ]
     assert opened.page.evaluate("document.querySelector('.plot')._fullLayout.yaxis.type") == "log"
-    assert opened.column("Layer") == layer_names()
     assert "weights sha256" in opened.page.locator("main").text_content()
 
 
@@ -125,6 +148,7 @@ def test_headings_sort_both_ways_by_value_and_tell(opened: Opened):
     sizes = [math.prod(map(int, text.split("×"))) for text in opened.column("Shape")]
     assert sizes == sorted(sizes, reverse=True)
     opened.heading("#").locator("button").click()
+    assert opened.column("Layer") == layer_names()[::-1]
     opened.heading("#").locator("button").click()
     assert opened.column("Layer") == layer_names()
 
@@ -270,3 +294,46 @@ def test_the_policy_stops_network_and_foreign_scripts(browser: Any, page_file: P
     assert stopped == [["connect-src", "img-src", "script-src-elem"], False]
     assert [url for url in asked if url.startswith("http")] == []
     page.close()
+
+
+def test_the_same_blocks_make_a_page_of_another_check(browser: Any, tmp_path: Path):
+    pixels = np.full((30, 40, 3), 128, np.uint8)
+    columns = (Column("Image", "name", essential=True), Column("Boxes apart", "number", essential=True))
+    rows = tuple(Row((f"{i:03}.jpg", i % 7), ok=i % 7 < 5) for i in range(50))
+    points = [Point(f"{i:03}.jpg", "images", 10.0 ** -(i % 9), 1e-1) for i in range(50)]
+    report = Report(
+        "Parity: d0", "TensorFlow against PyTorch, 50 images", Verdict(True, "Same detections."),
+        (KeyFigure("Agreement AP", "1.000", "0.999 wanted"),),
+        (
+            Note("Semantics", "Anchors of 2020-09, numpy_gaussian."),
+            Table("Stages", (Column("Stage", "name"),), (Row(("decode",)), Row(("resize",))), key="stages"),
+            Figure("Error per image", error_over_depth(points, depth="images"), key="images", alternative="Errors.",
+                   rows_of="images"),
+            Figure("Scores", scatter_against([0.1, 0.9], [0.1, 0.8], ["a", "b"], "TensorFlow", "PyTorch"),
+                   key="scores", alternative="Scores of both."),
+            Figure("Classes", bars({"<cat>": 3, "dog": 4}, "class", "boxes"), key="classes", alternative="Counts."),
+            Table("Images", columns, rows, key="images", filter_label="Filter images"),
+            Pictures("Largest disagreement", (Picture.from_array(pixels, "TensorFlow", "TF"),) * 4),
+        ),
+    )
+    write_report(report, tmp_path, "parity")
+    opened = open_page(browser, tmp_path / "parity.html")
+    page = opened.page
+    assert page.locator(".plot[data-ready=yes]").count() == 3
+    assert "<cat>" in page.locator("#plot-classes .xaxislayer-above").text_content()
+    page.get_by_label("only failing").check()
+    assert len(opened.column("Image", "images")) == sum(i % 7 >= 5 for i in range(50))
+    assert opened.column("Stage", "stages") == ["decode", "resize"], "filters touch their own table only"
+    opened.heading("Stage", "stages").locator("button").click()
+    opened.heading("Stage", "stages").locator("button").click()
+    assert opened.column("Stage", "stages") == ["resize", "decode"]
+    for width, beside in ((1280, 2), (375, 1)):
+        page.set_viewport_size({"width": width, "height": 800})
+        images = page.locator(".pictures img")
+        images.last.scroll_into_view_if_needed()
+        opened.wait_until("[...document.querySelectorAll('.pictures img')].every((one) => one.naturalWidth === 40)")
+        tops = [images.nth(place).bounding_box()["y"] for place in range(4)]
+        assert tops.count(tops[0]) == beside
+        opened.wait_until("document.documentElement.scrollWidth <= innerWidth")
+    assert opened.messages == []
+    page.context.close()

@@ -1,4 +1,22 @@
-"""Reports: one description, drawn on a terminal, in Markdown and as a self-contained HTML page."""
+"""Reports: one description, drawn on a terminal, in Markdown and as a self-contained HTML page.
+
+A check describes what it found with the blocks of `verify.report.blocks` and the plots of `verify.report.figures`:
+
+    report = Report(
+        title="Parity: d0",
+        subtitle="TensorFlow against PyTorch, 100 images",
+        verdict=Verdict(ok=True, text="Same detections: ..."),
+        key_figures=(KeyFigure("Agreement AP", "1.000", ">= 0.999 wanted"),),
+        blocks=(
+            Table("Stages", columns, rows, key="stages"),
+            Figure("Error per image", error_over_depth(points, depth="images"), key="images", alternative="..."),
+            Pictures("Largest disagreement", (Picture.from_array(drawn, "..."),)),
+            Facts("Environment", environment),
+        ),
+    )
+    print_report(report, console)
+    write_report(report, folder, "parity")  # parity.md and parity.html
+"""
 
 from __future__ import annotations
 
@@ -43,10 +61,16 @@ def write_report(report: Report, folder: Path, stem: str) -> list[Path]:
     return [text, page]
 
 
+def print_report(report: Report, console: Console) -> None:
+    """Print notes, tables, key figures and the verdict; colour only on a terminal."""
+    from verify.report.terminal import print_report as print_blocks
+
+    print_blocks(report, console)
+
+
 def print_diff(result: DiffResult, console: Console) -> None:
     """Print the worst layers, the likely cause, a summary and the verdict; colour only on a terminal."""
     from verify.report.diff import diff_report
-    from verify.report.terminal import print_report
 
     print_report(diff_report(result, with_figure=False), console)
 

@@ -38,7 +38,7 @@ def base_figure(x_title: str, y_title: str) -> go.Figure:
 
     axis = {
         "gridcolor": GRID, "linecolor": GRID, "zeroline": False, "tickcolor": GRID, "automargin": True,
-        "tickfont": {"color": MUTED}, "showline": True, "ticks": "outside",
+        "tickfont": {"color": MUTED, "size": 12}, "showline": True, "ticks": "outside",
     }
     figure = go.Figure(layout={"template": "none"})
     figure.update_layout(
@@ -50,8 +50,8 @@ def base_figure(x_title: str, y_title: str) -> go.Figure:
             "font": {"color": TEXT, "size": 12, "family": "ui-monospace, monospace"},
         },
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
-        xaxis={**axis, "title": {"text": x_title, "standoff": 8}, "showgrid": False},
-        yaxis={**axis, "title": {"text": y_title, "standoff": 12}},
+        xaxis={**axis, "title": {"text": x_title, "standoff": 8, "font": {"size": 13}}, "showgrid": False},
+        yaxis={**axis, "title": {"text": y_title, "standoff": 12, "font": {"size": 13}}},
         uirevision="keep",
     )
     return figure
@@ -67,7 +67,7 @@ def error_over_depth(
 
     Args:
         points: in the order of evaluation; a point's place is its `customdata[0]`.
-        first_beyond: name of the point to mark with an arrow.
+        first_beyond: name of the point to mark with an arrow, "first beyond".
     """
     figure = base_figure(depth, unit)
     low, high = _range(points)
@@ -134,7 +134,7 @@ def escape(text: str) -> str:
 def _markers(number: int, passed: Sequence[bool]) -> dict[str, Any]:
     color = SERIES[number % len(SERIES)]
     return {
-        "color": [color if ok else BACKGROUND for ok in passed],
+        "color": color,
         "size": [6 if ok else 10 for ok in passed],
         "symbol": [SYMBOLS[number % len(SYMBOLS)]] * len(passed),
         "line": {"color": [color if ok else BAD for ok in passed], "width": [0 if ok else 2 for ok in passed]},
@@ -171,7 +171,7 @@ def _drawn(error: float, low: float, high: float) -> float:
 def _mark(figure: go.Figure, place: int, points: Sequence[Point], low: float, high: float) -> None:
     left = place < len(points) / 2
     figure.add_annotation(
-        x=place, y=math.log10(_drawn(points[place].error, low, high)), text=f"first: {escape(points[place].name)}",
-        showarrow=True, arrowhead=2, arrowcolor=BAD, ax=24 if left else -24, ay=-32,
+        x=place, y=math.log10(_drawn(points[place].error, low, high)), text="first beyond",
+        showarrow=True, arrowhead=2, arrowcolor=BAD, ax=24 if left else -24, ay=40,
         xanchor="left" if left else "right", font={"color": BAD, "size": 12}, bgcolor=BACKGROUND,
     )
