@@ -184,8 +184,8 @@ def test_points_beyond_tolerance_differ_in_more_than_colour():
     points = [Point("a", "x", 1e-12, 1e-9), Point("b", "x", 1e-3, 1e-9), Point("c", "y", math.nan, 1e-9)]
     figure = error_over_depth(points, "b")
     x, y, tolerance = figure.data
-    assert list(x.marker.size) == [6, 10] and list(x.marker.line.width) == [0, 2]
-    assert list(y.marker.size) == [10] and x.marker.symbol[0] != y.marker.symbol[0]
+    assert list(x.marker.size) == [6, 8] and list(x.marker.line.width) == [0, 1.5]
+    assert list(y.marker.size) == [8] and x.marker.symbol[0] != y.marker.symbol[0]
     assert list(tolerance.y) == [1e-9] * 3
     assert figure.layout.annotations[0].x == 1
 
@@ -213,6 +213,20 @@ def test_columns_write_and_sort_values(column: Column, value: object, text: str,
 def test_a_row_with_missing_values_is_refused():
     with pytest.raises(ValueError, match="table t: 1 columns, 2 values"):
         Table("T", (Column("a"),), (Row((1, 2)),), key="t")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("/home/someone/models/d0/model.ckpt", "…/d0/model.ckpt"),
+        ("/d0/model", "/d0/model"),
+        ("models/a/d0.pth", "models/a/d0.pth"),
+        ("https://example.com/a/b/d0.tar.gz", "https://example.com/a/b/d0.tar.gz"),
+    ],
+)
+def test_published_pages_do_not_tell_where_a_file_lay(name: str, shown: str):
+    text = render_markdown(diff_report(made_up_diff(source=name), with_figure=False))
+    assert f"| checkpoint | `{shown}` |" in text
 
 
 def test_facts_are_flattened_in_order():

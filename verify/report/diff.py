@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from verify.diff_result import DiffResult, LayerResult
 from verify.report.blocks import (
@@ -191,9 +192,9 @@ def _compared(result: DiffResult) -> dict[str, object]:
     height, width = result.image_size
     facts: dict[str, object] = {
         "variant": result.variant,
-        "checkpoint": result.source,
+        "checkpoint": short_path(result.source),
         "variables": result.variables,
-        "weights": result.weights,
+        "weights": short_path(result.weights),
         "reference": result.reference,
         "image size": f"{height} x {width} (height x width)",
         "dtype": result.dtype,
@@ -201,6 +202,15 @@ def _compared(result: DiffResult) -> dict[str, object]:
         "tolerance": f"{result.tolerance:g} relative",
     }
     return facts | {f"time, {name}": duration(seconds) for name, seconds in result.seconds.items()}
+
+
+def short_path(name: str) -> str:
+    """A file as a reader of a published report needs it: an absolute path loses its folders but the last.
+
+    `diff.json` keeps the whole path; URLs and relative paths stay as they are.
+    """
+    path = PurePath(name)
+    return str(PurePath("…", *path.parts[-2:])) if path.is_absolute() and len(path.parts) > 3 else name
 
 
 def part(name: str) -> str:

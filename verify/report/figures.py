@@ -135,9 +135,9 @@ def _markers(number: int, passed: Sequence[bool]) -> dict[str, Any]:
     color = SERIES[number % len(SERIES)]
     return {
         "color": color,
-        "size": [6 if ok else 10 for ok in passed],
+        "size": [6 if ok else 8 for ok in passed],
         "symbol": [SYMBOLS[number % len(SYMBOLS)]] * len(passed),
-        "line": {"color": [color if ok else BAD for ok in passed], "width": [0 if ok else 2 for ok in passed]},
+        "line": {"color": [color if ok else BAD for ok in passed], "width": [0 if ok else 1.5 for ok in passed]},
         "opacity": 1,
     }
 
