@@ -140,7 +140,8 @@ class EfficientDetConfig:
     def replace(self, **overrides: Any) -> EfficientDetConfig:
         """A copy with some fields changed.
 
-        Lists become tuples, one image size becomes (size, size), `nms_configs` and `norm_kwargs` are merged.
+        Lists become tuples, one image size becomes (size, size), `nms_configs` are merged;
+        another `norm_layer` gets its own defaults where `norm_kwargs` are not given.
 
         Raises:
             InputError: a field does not exist or has a value that makes no model.
@@ -151,8 +152,10 @@ class EfficientDetConfig:
             if key not in known:
                 raise unknown_name("config field", key, known)
             changes[key] = _normalised(key, value)
-            if key in ("nms_configs", "norm_kwargs"):
-                changes[key] = {**getattr(self, key), **changes[key]}
+            if key == "nms_configs":
+                changes[key] = {**self.nms_configs, **changes[key]}
+        if "norm_layer" in changes and "norm_kwargs" not in changes and changes["norm_layer"] != self.norm_layer:
+            changes["norm_kwargs"] = {}
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -37,10 +37,13 @@ def norm_factory(name: str, kwargs: dict[str, Any]) -> NormLayer:
         InputError: timm has no such layer.
     """
     try:
-        layer = get_norm_layer(name)
-    except (AssertionError, KeyError, AttributeError) as error:
-        raise InputError(f"norm_layer: expected a normalisation layer of timm, found {name!r}.") from error
-    return partial(layer, **kwargs)
+        factory = partial(get_norm_layer(name), **kwargs)
+        factory(32)
+    except (AssertionError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"norm_layer: expected a normalisation layer of timm that takes norm_kwargs {kwargs}, found {name!r}: {error}."
+        ) from error
+    return factory
 
 
 class ConvBnAct2d(nn.Module):
