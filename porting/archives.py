@@ -22,6 +22,7 @@ MAX_MEMBERS = 10_000
 MAX_TOTAL_BYTES = 8 << 30
 MAX_READ_BYTES = 4 << 20
 _CHUNK = 1 << 20
+_STEP_BACK = 1024
 _WANTED = re.compile(r"checkpoint|(?P<prefix>[^/]+)\.(?:index|data-\d{5}-of-\d{5})|[^/]+\.(?:h5|hdf5)", re.ASCII)
 _LEFT_IN = re.compile(r"\._.*")  # what macOS adds beside each file
 
@@ -58,6 +59,7 @@ def unpack(path: Path, max_total_bytes: int = MAX_TOTAL_BYTES, max_members: int 
             stream = _Bounded(plain, path, max_total_bytes)
             with tarfile.open(fileobj=stream, mode="r:") as archive:
                 _unpack_members(archive, path, result, max_total_bytes, max_members)
+                _check_end(stream, archive.offset)
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
         result.close()
         if isinstance(error, InputError):
@@ -99,6 +101,18 @@ def _unpack_members(
         target = folder / _own_name(base, result.files)
         _copy(archive, member, target, path)
         result.files[base] = target
+
+
+def _check_end(stream: _Bounded, offset: int) -> None:
+    """Read the rest: zeros alone (tarfile stops without a word at a damaged header), and gzip's checksum."""
+    stream.seek(offset)
+    zeros = 0
+    while content := stream.read(_CHUNK):
+        if content.count(0) != len(content):
+            raise tarfile.ReadError(f"a damaged member at byte {offset}")
+        zeros += len(content)
+    if zeros < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"no end of the archive at byte {offset}")
 
 
 def _check_member(member: tarfile.TarInfo, path: Path) -> None:
@@ -146,12 +160,15 @@ def _refuse(path: Path, expected: str, found: str) -> InputError:
 
 
 class _Bounded(io.RawIOBase):
-    """The unpacked stream; its length is limited, and any one read (long headers are read in one piece)."""
+    """The unpacked stream, read forward once. Its length is limited, and so is any one read (tarfile reads a long
+    header in one piece). A step back, which tarfile makes between members, is served from memory.
+    """
 
     def __init__(self, file: gzip.GzipFile | io.BufferedReader, path: Path, limit: int) -> None:
         super().__init__()
         self._file, self._path = file, path
         self._limit = limit + (64 << 20)  # headers and padding come on top
+        self._position, self._behind, self._ahead = 0, b"", b""
 
     def readable(self) -> bool:
         return True
@@ -160,16 +177,28 @@ class _Bounded(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        if whence == 0 and offset > self._limit:
-            raise _refuse(self._path, f"at most {self._limit} bytes", f"a member that ends at {offset}")
-        return self._file.seek(offset, whence)
+        step = offset - self._position
+        if whence != 0 or step < -len(self._behind):
+            raise ValueError("members that overlap")
+        if step < 0:
+            self._ahead = self._behind[step:] + self._ahead
+            self._behind = self._behind[:step]
+            self._position = offset
+        while self._position < offset and self.read(min(_CHUNK, offset - self._position)):
+            pass
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > MAX_READ_BYTES:
             raise _refuse(self._path, f"headers of at most {MAX_READ_BYTES} bytes", f"{size}")
-        if self._file.tell() + size > self._limit:
+        content, self._ahead = self._ahead[:size], self._ahead[size:]
+        if len(content) < size:
+            content += self._file.read(size - len(content))
+        self._position += len(content)
+        if self._position > self._limit:
             raise _refuse(self._path, f"at most {self._limit} bytes", "more")
-        return self._file.read(size)
+        self._behind = (self._behind + content[-_STEP_BACK:])[-_STEP_BACK:]
+        return content

@@ -18,7 +18,7 @@ def _weights() -> dict[str, np.ndarray]:
     return {
         "net/a/kernel:0": rng.randn(3, 3, 2, 4).astype(np.float32),
         "net/a/bias:0": rng.randn(4).astype(np.float32),
-        "net/scalar:0": np.float32(3),
+        "net/scalar:0": np.array(3, np.float32),
         "net/half:0": rng.randn(5).astype(np.float16),
         "net/big:0": rng.randn(5).astype(">f4"),
         "net/empty:0": np.zeros((0, 2), np.float32),

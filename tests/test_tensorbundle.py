@@ -80,7 +80,7 @@ def _sample() -> list[tuple[str, np.ndarray]]:
     rng = np.random.RandomState(1)
     tensors = [(f"ours/{name}", rng.randint(0, 2, (2, 3)).astype(name)) for name in DTYPES]
     tensors += [(f"net/{number}/kernel", rng.randn(2, number % 5, 3).astype(np.float32)) for number in range(300)]
-    tensors += [("net/0/WSM", np.float32(0.5)), ("global_step", np.array(300))]
+    tensors += [("net/0/WSM", np.array(0.5, np.float32)), ("global_step", np.array(300))]
     tensors += [("text", np.array([b"a", b"", b"b" * 300], object))]
     return tensors
 
