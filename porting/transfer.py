@@ -30,7 +30,8 @@ from porting.files import atomic_write
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there and the bytes of the whole file (None where it is not known)."""
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
+"""Bytes taken at once: the most that a killed process loses."""
 OVERLAP = 4096
 """Bytes read again and compared when a server names no version (ETag, Last-Modified) of what it sends."""
 MAX_BYTES = 4 << 30
@@ -224,7 +225,7 @@ def _receive(
     progress: Progress | None,
 ) -> None:
     """Append the body at byte `start`; bytes that we have already must come again as they were."""
-    with open(part, "r+b" if start else "wb") as file:
+    with open(part, "r+b" if start else "wb", buffering=0) as file:
         file.seek(start)
         again = file.read(have - start) if start else b""
         file.seek(start)
@@ -253,7 +254,9 @@ def _receive(
 
 def _write(file, chunk: bytes, part: Path) -> None:  # type: ignore[no-untyped-def]
     try:
-        file.write(chunk)
+        written = file.write(chunk)
+        while written < len(chunk):
+            written += file.write(chunk[written:])
     except OSError as error:
         raise InputError(
             f"cannot write {part}: {error.strerror}; free space or name another cache with EFFDET_PORT_CACHE."
@@ -282,7 +285,7 @@ def _check_goog_hash(part: Path, version: Version) -> None:
         return
     md5, crc = hashlib.md5(usedforsecurity=False), google_crc32c.Checksum()
     with open(part, "rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(1 << 20):
             md5.update(chunk)
             crc.update(chunk)
     for name, digest in (("md5", md5.digest()), ("crc32c", crc.digest())):

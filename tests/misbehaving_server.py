@@ -22,7 +22,7 @@ class Request:
 
 @dataclass
 class Behaviour:
-    """What the server does. `cuts` and `statuses` are used up, one per request."""
+    """What the server does. `cuts`, `stalls` and `statuses` are used up, one per request."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     etag: str | None = '"v1"'
@@ -34,9 +34,12 @@ class Behaviour:
     extra_headers: dict[str, str] = field(default_factory=dict)
     wrong_range: bool = False
     cuts: list[int | None] = field(default_factory=list)
+    stalls: list[bool] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     url: str = ""
+    stalled: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     @property
     def sent(self) -> int:
@@ -60,6 +63,7 @@ def serving(**behaviour: object) -> Iterator[Behaviour]:
     try:
         yield state
     finally:
+        state.go_on.set()
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
@@ -119,6 +123,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         request.sent = len(rest)
         self.wfile.write(rest)
         self.wfile.flush()
+        if state.stalls and state.stalls.pop(0):
+            state.stalled.set()
+            state.go_on.wait(timeout=30)
 
     def _range_start(self) -> int:
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

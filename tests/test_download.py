@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from effdet_model import InputError
 from porting.cache import RECORDS_NAME, cache_folder, cache_state, cached_path, part_path
 from porting.catalog import find
 from porting.download import fetch
-from porting.transfer import OVERLAP, Retry, Version
+from porting.transfer import CHUNK, OVERLAP, Retry, Version
 from tests.misbehaving_server import Behaviour, serving
 
 PATH = "/coco2/efficientdet-d0.tar.gz"
@@ -124,6 +125,26 @@ def test_resumed_across_processes(server: Behaviour, cache: Path) -> None:
     assert [request.sent for request in server.requests] == [90_000, len(CONTENT) - 90_000]
     assert server.requests[1].headers["If-Range"] == '"v1"'
     assert files_in(cache) == [PATH[1:]]
+
+
+def test_resumed_after_a_killed_process(server: Behaviour, cache: Path) -> None:
+    """The server sends most of the file and then nothing; the process is killed while it waits."""
+    server.cuts, server.stalls = [150_000], [True]
+    process = multiprocessing.get_context("spawn").Process(target=fetch, args=(ENTRY,), kwargs={"mirror": server.url})
+    process.start()
+    assert server.stalled.wait(timeout=60)
+    part = part_path(cache / PATH[1:])
+    deadline = time.monotonic() + 30
+    while (not part.exists() or part.stat().st_size < 150_000 - CHUNK) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.join(timeout=30)
+    server.go_on.set()
+    kept = part.stat().st_size
+    assert kept >= 150_000 - CHUNK and not (cache / PATH[1:]).exists()
+    assert fetch(ENTRY, mirror=server.url, retry=FAST).read_bytes() == CONTENT
+    assert server.requests[-1].headers["Range"] == f"bytes={kept}-"
+    assert server.requests[-1].sent == len(CONTENT) - kept
 
 
 def test_two_processes_on_one_cache_download_once(server: Behaviour, cache: Path) -> None:
@@ -368,6 +389,33 @@ def test_names_that_leave_the_cache_are_replaced(cache: Path) -> None:
     for url in (f"{prefix}/../../x.tar.gz", f"{prefix}/.hidden", "https://host/a/..", "https://host/"):
         path = cached_path(url)
         assert path.relative_to(cache).parts[0] == "urls" and ".." not in path.parts
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_mixture_of_misbehaviour_gives_the_right_file_or_an_error(
+    server: Behaviour, tmp_path: Path, seed: int
+) -> None:
+    """Several calls against a server that changes its mind; whatever ends in the cache is one version, whole."""
+    draw = random.Random(seed)
+    outcomes: set[bytes] = set()
+    for _ in range(4):
+        server.cuts = [draw.choice([None, 1, 5000, 70_000, 150_000]) for _ in range(draw.randrange(4))]
+        server.statuses = [draw.choice([200, 200, 500, 503, 404]) for _ in range(draw.randrange(3))]
+        server.ranges, server.honours_if_range = draw.random() < 0.8, draw.random() < 0.7
+        server.wrong_range, server.sends_length = draw.random() < 0.1, draw.random() < 0.8
+        server.content_type = draw.choice(["application/gzip", "application/gzip", "text/html"])
+        if draw.random() < 0.3:
+            server.files[PATH] = draw.choice([CONTENT, OTHER])
+            server.etag = draw.choice([None, hashlib.md5(server.files[PATH]).hexdigest().join('""')])
+        elif draw.random() < 0.2:
+            server.etag = None
+        try:
+            path = fetch(ENTRY, mirror=server.url, cache=tmp_path / "cache", retry=FAST)
+        except InputError:
+            assert not (tmp_path / "cache" / PATH[1:]).exists() or outcomes
+        else:
+            outcomes.add(path.read_bytes())
+    assert outcomes <= {CONTENT, OTHER} and len(outcomes) <= 1
 
 
 def test_nobody_answers(cache: Path) -> None:
