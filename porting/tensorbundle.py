@@ -29,6 +29,8 @@ NUMPY_DTYPES: dict[int, str] = {  # tensorflow/core/framework/types.proto
     12: "|u1", 13: "<i4", BFLOAT16: "<u2", 15: "<i2", 16: "<u2", 17: "<u2", 18: "<c16", 19: "<f2", 22: "<u4",
     23: "<u8",
 }  # fmt: skip
+_NAMES_AND_WIDTHS = {code: (np.dtype(text).name, np.dtype(text).itemsize) for code, text in NUMPY_DTYPES.items()}
+_NAMES_AND_WIDTHS[BFLOAT16] = ("float32", 2)
 MAX_SHARDS = 100_000
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 48
@@ -233,8 +235,8 @@ def _read_entry(key: bytes, value: bytes, where: str) -> TensorEntry:
         dtype, least = "object", prod(shape)
         plausible = slices > 0 or size >= least + 4
     else:
-        dtype = "float32" if code == BFLOAT16 else np.dtype(NUMPY_DTYPES[code]).name
-        least = prod(shape) * np.dtype(NUMPY_DTYPES[code]).itemsize
+        dtype, width = _NAMES_AND_WIDTHS[code]
+        least = prod(shape) * width
         plausible = slices > 0 or size == least
     if not plausible:
         raise damaged(where, f"{least} bytes for shape {list(shape)}", f"{size}")

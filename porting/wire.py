@@ -24,19 +24,21 @@ def read_varint(data: bytes, position: int, end: int, where: str) -> tuple[int, 
     """The unsigned 64-bit varint of `data` at `position` and the position after it; never reads past
     `end`.
     """
+    if position < end and data[position] < 0x80:  # most are one byte
+        return data[position], position + 1
     value = shift = 0
     while position < end:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if value > _MASK64:
+            if value > _MASK64 or byte == 0:  # no writer adds empty bytes to a number
                 break
             return value, position
         shift += 7
         if shift > 63:
             break
-    raise damaged(where, "a varint of at most 64 bits", "one that is cut off or longer")
+    raise damaged(where, "a varint of at most 64 bits", "one that is cut off, longer or padded")
 
 
 def write_varint(value: int) -> bytes:
