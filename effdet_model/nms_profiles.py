@@ -52,6 +52,11 @@ class NmsProfile:
                 f"suppression {self.name}: expected max_output_size >= 1 and max_nms_inputs >= 0, found "
                 f"{self.max_output_size} and {self.max_candidates}; correct them."
             )
+        if self.family == "numpy" and self.method in ("gaussian", "linear") and not (self.score_threshold or 0) > 0:
+            raise InputError(
+                f"suppression {self.name}: expected a score threshold above 0, where decayed boxes end, found "
+                f"{self.score_threshold}; set score_thresh to 0.001 or another small number."
+            )
 
 
 _PROFILES = (
