@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -43,28 +44,29 @@ def variant_rows(cache: str | Path | None = None) -> list[VariantRow]:
 
 
 def variant_table(rows: Sequence[VariantRow]) -> Table:
-    """The rows for a terminal; ● is in the cache, ◐ in part."""
-    table = Table(title="Released checkpoints", caption="● in the cache, ◐ in part; AP: COCO, percent")
-    table.add_column("variant", no_wrap=True)
-    table.add_column("family", no_wrap=True)
-    for name in ("size", "AP val", "AP test-dev", "parameters"):
-        table.add_column(name, justify="right")
-    for name in ("scored with", "cache"):
+    """The rows for a terminal of at least 80 columns; ● is in the cache, ◐ in part."""
+    caption = ["● in the cache, ◐ in part; † needs --family; AP: COCO, percent"]
+    caption += [f"* {row.variant}, {row.family}: {row.note}" for row in rows if row.note]
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption="\n".join(caption), caption_justify="left"
+    )
+    for name in ("variant", "family"):
         table.add_column(name, no_wrap=True)
+    for name in ("size", "AP val", "AP test", "params"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("scored with", no_wrap=True)
+    table.add_column("cache", overflow="fold")
     for row in rows:
         table.add_row(
             row.variant,
-            f"{row.family}{'' if row.newest else ' (--family)'}",
-            "x".join(map(str, row.image_size)),
+            row.family if row.newest else f"{row.family} †",
+            "x".join(dict.fromkeys(map(str, row.image_size))),  # square: one number
             _number(row.ap_val) + (" *" if row.note else ""),
             _number(row.ap_testdev),
             row.params or "",
             row.nms_profile,
-            "  ".join(filter(None, (_shown(row.state, "ckpt"), _shown(row.h5_state, "h5")))),
+            ", ".join(filter(None, (_shown(row.state), _shown(row.h5_state, " h5")))),
         )
-    for row in rows:
-        if row.note:
-            table.caption = f"{table.caption}\n* {row.variant}, {row.family}: {row.note}"
     return table
 
 
@@ -107,7 +109,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}".removesuffix("0")
 
 
-def _shown(state: CacheState | None, kind: str) -> str:
+def _shown(state: CacheState | None, kind: str = "") -> str:
     if state is None or state.kind == "absent":
         return ""
-    return f"{'●' if state.kind == 'cached' else '◐'} {kind} {state.size / 1e6:.1f} MB"
+    return f"{'●' if state.kind == 'cached' else '◐'}{kind} {state.size / 1e6:.0f} MB"
