@@ -124,6 +124,58 @@ def variants(as_json: bool) -> None:
         _console().print(variant_table(rows))
 
 
+@cli.command()
+@click.option("--variant", help="Where the weights have no metadata.")
+@source_options
+@click.option("--weights", required=True, type=click.Path(path_type=Path), help=".pth or .safetensors.")
+@click.option("--image-size", metavar="HxW", help="Default: the weights' own.")
+@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Compare on this image.")
+@click.option("--noise", "noise_seeds", multiple=True, type=int, metavar="SEED", help="Compare on seeded noise.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
+              help="float64 is the proof: what is left then is not rounding.")
+@click.option("--isolate", is_flag=True, help="Feed every layer with TensorFlow's own input of that layer.")
+@click.option("--tolerance", type=float, help="Largest relative difference of a layer.")
+@click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
+@click.option("--reference", default="tensorflow", show_default=True,
+              help="tensorflow, automl:DIR (your clone) or savedmodel:DIR (a program: executed!).")
+@click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="diff.json, diff.md, diff.html.")
+@json_option
+def diff(
+    variant: str | None, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
+    offline: bool, weights: Path, image_size: str | None, images: tuple[Path, ...], noise_seeds: tuple[int, ...],
+    report: Path | None, as_json: bool, **how: Any,
+) -> None:
+    """Compare TensorFlow and PyTorch layer by layer on the same inputs."""
+    from effdet_model.config import parse_image_size
+    from porting.obtain import obtain
+    from porting.show import status
+    from verify.diff import DiffOptions, run_diff
+    from verify.report import print_diff, write_diff_report
+
+    found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
+    size = parse_image_size(image_size) if image_size else None
+    options = DiffOptions(size, images, noise_seeds, overrides=found.overrides, **how)
+    with status("comparing") as advance:
+        result = run_diff(found.path, weights, variant, options, advance)
+    pages = write_diff_report(result, report) if report else []
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        print_diff(result, _console())
+        for page in pages:
+            click.echo(page)
+    sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
+
+
+@cli.command()
+@click.option("--output", type=click.Path(path_type=Path), default="demo-output", show_default=True)
+def demo(output: Path) -> None:
+    """The whole way on an embedded checkpoint with seeded weights."""
+    from verify.demo import run_demo
+
+    sys.exit(0 if run_demo(output, _console()) else EXIT_CHECK_FAILED)
+
+
 def main() -> None:
     """Run the command line; every known problem ends in one message and its exit code."""
     from effdet_model.errors import InputError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -89,3 +89,14 @@ def progress(label: str) -> Iterator[Progress]:
 def rows_json(rows: Iterable[Any]) -> list[dict[str, Any]]:
     """Dataclass rows of a table as plain data."""
     return [dataclasses.asdict(row) for row in rows]
+
+
+@contextlib.contextmanager
+def status(label: str) -> Iterator[Callable[..., None]]:
+    """A line on the terminal (nothing elsewhere) that shows what is being worked on: call it with any words."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda *words: None
+        return
+    with console.status(label) as line:
+        yield lambda *words: line.update(Text(" ".join([label, *(w for w in words if isinstance(w, str))])))

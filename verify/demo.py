@@ -1,0 +1,58 @@
+"""The demo: the whole way on a machine without the official files, by the same code as a real run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from effdet_model.errors import InputError
+from porting.convert import convert
+from porting.show import conversion_summary
+from porting.synthetic import write_synthetic_checkpoint
+from verify.diff import DiffOptions, run_diff
+from verify.report import print_diff, write_diff_report
+from verify.scenes import write_scenes
+
+VARIANT = "d0"
+IMAGE_SIZE = (256, 256)
+
+REAL_RUN = """For a real checkpoint:
+  python cli.py convert --variant d0                      # downloads the official one
+  python cli.py convert --variant d0 --checkpoint DIR     # your own: a folder, .tar.gz or .h5
+  python cli.py diff --variant d0 --checkpoint DIR --weights tf_efficientdet_d0.pth --dtype float64 --report report
+  python cli.py evaluate --weights tf_efficientdet_d0.pth --coco DIR"""
+
+
+def run_demo(output: Path, console: Console) -> bool:
+    """Write an official-layout checkpoint with seeded weights, convert it, and compare both frameworks.
+
+    Args:
+        output: folder for everything made; its files are written anew.
+
+    Returns:
+        Whether TensorFlow and PyTorch agree.
+
+    Raises:
+        InputError: the folder cannot be written to, or TensorFlow is missing.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output}: expected a folder that can be made, found: {error.strerror}.") from error
+    console.rule("1. A checkpoint in the official layout, with seeded weights")
+    checkpoint = write_synthetic_checkpoint(VARIANT, output / "checkpoint")
+    images = write_scenes(output / "images")
+    console.print(Text(f"{checkpoint.parent}: checkpoint, model.index, model.data-00000-of-00001"))
+    console.rule("2. convert")
+    weights = output / f"tf_efficientdet_{VARIANT}.pth"
+    console.print(conversion_summary(convert(checkpoint.parent, weights, VARIANT)))
+    console.rule("3. diff: TensorFlow and PyTorch, layer by layer")
+    options = DiffOptions(image_size=IMAGE_SIZE, images=images[:1], dtype="float64")
+    result = run_diff(checkpoint.parent, weights, VARIANT, options)
+    print_diff(result, console)
+    pages = write_diff_report(result, output / "diff")
+    console.print(Text(f"The page: {pages[-1]}"))
+    console.print(Text(REAL_RUN))
+    return result.passed
