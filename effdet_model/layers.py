@@ -41,7 +41,8 @@ def norm_factory(name: str, kwargs: dict[str, Any]) -> NormLayer:
         factory(32)
     except (AssertionError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
-            f"norm_layer: expected a normalisation layer of timm that takes norm_kwargs {kwargs}, found {name!r}: {error}."
+            f"norm_layer: expected a normalisation layer of timm that takes norm_kwargs {kwargs}, found {name!r}: "
+            f"{error}."
         ) from error
     return factory
 
@@ -117,9 +118,7 @@ def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor
         padding = [(s - 1 + k - 1) // 2 for s, k in zip(stride, kernel, strict=True)]
         pool = F.max_pool2d if kind == "max" else partial(F.avg_pool2d, count_include_pad=False)
         return pool(x, kernel, stride, padding)
-    (top, bottom), (left, right) = (
-        _same_padding(*args) for args in zip(x.shape[-2:], kernel, stride, strict=True)
-    )
+    (top, bottom), (left, right) = (_same_padding(*args) for args in zip(x.shape[-2:], kernel, stride, strict=True))
     padded = F.pad(x, (left, right, top, bottom), value=float("-inf") if kind == "max" else 0.0)
     if kind == "max":
         return F.max_pool2d(padded, kernel, stride)

@@ -191,7 +191,9 @@ def test_some_moving_averages_are_not_enough(tmp_path: Path) -> None:
             yield name, value
 
     prefix = changed(tmp_path, without)
-    with pytest.raises(InputError, match="all 588 model variables or of none, found 587; without: class_net/class-0/bias"):
+    with pytest.raises(
+        InputError, match="all 588 model variables or of none, found 587; without: class_net/class-0/bias"
+    ):
         convert(prefix, tmp_path / "x.pth", "lite0")
     assert convert(prefix, tmp_path / "raw.pth", "lite0", variables="raw").conversion.account.kind == "raw"
 
@@ -241,7 +243,9 @@ def run_cli(repository: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 def test_command_line(checkpoint: Path, tmp_path: Path, repository: Path) -> None:
     output = str(tmp_path / "lite0.pth")
-    done = run_cli(repository, "convert", "--variant", "lite0", "--checkpoint", str(checkpoint), "--output", output, "--json")
+    done = run_cli(
+        repository, "convert", "--variant", "lite0", "--checkpoint", str(checkpoint), "--output", output, "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tensorflow_variables"] == 588
     failed = run_cli(repository, "convert", "--variant", "d0", "--checkpoint", str(checkpoint), "--output", output)
@@ -327,5 +331,8 @@ def test_three_dialects_give_the_same_tensors(shared: Path, tmp_path: Path) -> N
     """The .h5 and object-based files hold the golden lite0 (their stem under the names that Keras numbered)."""
     h5 = convert(shared / "dialects" / "lite0.h5", tmp_path / "h5.pth", "lite0")
     objects = convert(shared / "dialects" / "lite0_object", tmp_path / "o.pth", "lite0")
-    assert (h5.conversion.metadata["source"]["dialect"], objects.conversion.metadata["source"]["dialect"]) == ("h5", "object")
+    assert (h5.conversion.metadata["source"]["dialect"], objects.conversion.metadata["source"]["dialect"]) == (
+        "h5",
+        "object",
+    )
     assert h5.path.read_bytes() == objects.path.read_bytes()

@@ -89,14 +89,22 @@ def test_known_rows() -> None:
     """Facts of google/automl's d0, so that the repository alone shows that rules and tables are not both wrong."""
     rows = {row.pytorch_key: row for row in build_table(get_config("d0")).rows}
     expected = {
-        "backbone.conv_stem.weight": ("efficientnet-b0/stem/conv2d/kernel", (3, 3, 3, 32)),
-        "backbone.blocks.1.0.conv_dw.weight": ("efficientnet-b0/blocks_1/depthwise_conv2d/depthwise_kernel", (3, 3, 96, 1)),
-        "backbone.blocks.6.0.bn3.running_var": ("efficientnet-b0/blocks_15/tpu_batch_normalization_2/moving_variance", (320,)),
-        "fpn.resample.3.conv.conv.weight": ("resample_p6/conv2d/kernel", (1, 1, 320, 64)),
-        "fpn.cell.0.fnode.5.combine.resample.2.conv.bn.bias": ("fpn_cells/cell_0/fnode5/resample_0_2_10/bn/beta", (64,)),
-        "fpn.cell.2.fnode.7.after_combine.conv.conv_pw.bias": ("fpn_cells/cell_2/fnode7/op_after_combine12/conv/bias", (64,)),
-        "class_net.bn_rep.1.4.bn.weight": ("class_net/class-1-bn-7/gamma", (64,)),
-        "box_net.predict.conv_pw.weight": ("box_net/box-predict/pointwise_kernel", (1, 1, 64, 36)),
+        "backbone.conv_stem.weight":
+            ("efficientnet-b0/stem/conv2d/kernel", (3, 3, 3, 32)),
+        "backbone.blocks.1.0.conv_dw.weight":
+            ("efficientnet-b0/blocks_1/depthwise_conv2d/depthwise_kernel", (3, 3, 96, 1)),
+        "backbone.blocks.6.0.bn3.running_var":
+            ("efficientnet-b0/blocks_15/tpu_batch_normalization_2/moving_variance", (320,)),
+        "fpn.resample.3.conv.conv.weight":
+            ("resample_p6/conv2d/kernel", (1, 1, 320, 64)),
+        "fpn.cell.0.fnode.5.combine.resample.2.conv.bn.bias":
+            ("fpn_cells/cell_0/fnode5/resample_0_2_10/bn/beta", (64,)),
+        "fpn.cell.2.fnode.7.after_combine.conv.conv_pw.bias":
+            ("fpn_cells/cell_2/fnode7/op_after_combine12/conv/bias", (64,)),
+        "class_net.bn_rep.1.4.bn.weight":
+            ("class_net/class-1-bn-7/gamma", (64,)),
+        "box_net.predict.conv_pw.weight":
+            ("box_net/box-predict/pointwise_kernel", (1, 1, 64, 36)),
     }  # fmt: skip
     for key, (name, shape) in expected.items():
         assert (rows[key].tensorflow_names, rows[key].tensorflow_shape) == ((name,), shape)
