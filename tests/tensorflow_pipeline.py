@@ -118,7 +118,8 @@ def main() -> None:
     import tensorflow as tf
 
     parts = (_decoded, _resized, _suppressed, _scored)
-    np.savez(sys.argv[1], **{name: array for part in parts for name, array in part(tf)})
+    arrays: dict[str, Any] = {name: array for part in parts for name, array in part(tf)}
+    np.savez(sys.argv[1], **arrays)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from zlib import crc32
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from effdet_model import InputError
 from effdet_model.decoding import decode_image
@@ -66,8 +70,6 @@ def test_too_many_pixels_are_refused_before_decoding(name):
 def test_a_decompression_bomb_is_refused():
     header = image_files()["png-rgb"]
     size = (2**17).to_bytes(4, "big") * 2
-    from zlib import crc32
-
     chunk = b"IHDR" + size + header[24:29]
     bomb = header[:12] + chunk + crc32(chunk).to_bytes(4, "big") + header[33:]
     with pytest.raises(InputError, match="expected at most"):
@@ -76,10 +78,6 @@ def test_a_decompression_bomb_is_refused():
 
 def test_colours_that_tensorflow_would_change_are_refused():
     """TensorFlow reads the palette numbers of an 8-bit BMP as grey, and shrinks a GIF to its largest frame."""
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(decode_image(image_files()["png-rgb"])).quantize(9).save(buffer, "BMP")
     with pytest.raises(InputError, match="expected a BMP of 24 or 32 bits or of plain grey, found 8 bits"):
