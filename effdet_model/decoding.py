@@ -17,7 +17,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile
 
 from effdet_model.errors import InputError
 
@@ -167,7 +167,7 @@ def _decode_with_pillow(data: bytes, name: str, kind: str, max_pixels: int) -> P
     return pixels
 
 
-def _check_kind(image: Image.Image, data: bytes, name: str, kind: str) -> None:
+def _check_kind(image: ImageFile.ImageFile, data: bytes, name: str, kind: str) -> None:
     if kind == "BMP":
         (bits,) = struct.unpack("<H", data[28:30])
         (compression,) = struct.unpack("<I", data[30:34])
