@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,8 +199,7 @@ class _Run:
                 if self.suspect is None:
                     raise
                 self._note_failure(error)
-        if not self.suspect:
-            self._expect_no_more()
+        self._finish()
         self.seconds = time.perf_counter() - started
 
     def result(self) -> InputResult:
@@ -250,9 +250,10 @@ class _Run:
         finally:
             self.waited += time.perf_counter() - started
 
-    def _expect_no_more(self) -> None:
+    def _finish(self) -> None:
+        """Take what is left of the reference's layers; a sound port leaves none."""
         left = [*self.early, *(layer.name for layer in self.coming)]
-        if left or not self.differences:
+        if not self.differences or (left and not self.suspect):
             raise InputError(
                 f"reference ({self.options.reference}): expected only layers that the PyTorch model has, found "
                 f"{', '.join(left[:5]) or 'no common layer'}; the variant or --hparams are of another model."
@@ -260,8 +261,6 @@ class _Run:
 
     def _note_failure(self, error: RuntimeError) -> None:
         """The model could not go on after a divergence; what was compared so far stands."""
-        for _ in self.coming:
-            pass
         assert self.suspect is not None
         reason = " ".join(str(error).split())[:200]
         name = self.suspect.name
@@ -305,6 +304,10 @@ def _checked(options: DiffOptions) -> tuple[str, Path | None]:
     if options.isolate:
         raise InputError(
             f"reference {kind}: expected no --isolate, since it does not give every layer; leave one of them out."
+        )
+    if kind == "savedmodel":
+        logging.getLogger(__name__).warning(
+            "reference savedmodel: %s is a program and will be executed; go on only if you trust who made it.", folder
         )
     return kind, Path(folder)
 

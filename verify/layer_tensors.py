@@ -129,7 +129,7 @@ def layouts(
         yield "", array.transpose(right)
     if pair.value.ndim != 4:
         return
-    known = {right[:2] + (right[3], right[2]): "height and width swapped",
+    known: dict[tuple[int, ...], str] = {right[:2] + (right[3], right[2]): "height and width swapped",
              (right[1], right[0]) + right[2:]: "input and output channels swapped"}
     for order in itertools.permutations(range(4)):
         turned = array.transpose(order)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from verify.reference_backbone import Block, blocks
-from verify.reference_faults import FAULTS
+from verify.reference_faults import faulty_ops
 from verify.reference_fpn import Node, nodes
 from verify.reference_ops import BatchNormWatcher, Ops, Reader, Tensor
 
@@ -50,14 +50,14 @@ class Reference:
         return self.ops.used
 
     def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[Layer]:
-        """What `layer` would give with each of some faults (names in `FAULTS`) in that layer alone.
+        """What `layer` would give with each of some faults (FAULT or FAULT@PLACE) in it alone.
 
         Yields:
             fault and NHWC array; faults that cannot be computed for this layer are left out.
         """
         self._probe = (layer, faults)
         try:
-            yield from (found for found in self.layers(images) if found[0] in FAULTS)
+            yield from (found for found in self.layers(images) if found[0] in faults)
         except _ProbeDone:
             return
         finally:
@@ -99,7 +99,7 @@ class Reference:
     def _faulty(self, compute: Callable[[], Tensor], faults: Sequence[str]) -> Iterator[Layer]:
         sound = self.ops
         for fault in faults:
-            self.ops = FAULTS[fault].on(sound)
+            self.ops = faulty_ops(fault, sound)
             try:
                 yield fault, compute().numpy()
             except (ValueError, sound.tf.errors.InvalidArgumentError):

@@ -58,15 +58,18 @@ class AutomlReference:
             holder = tf.placeholder(tf.float32, images.shape)
             seen: dict[str, Any] = {}
             class_outputs, box_outputs = _build(holder, self.config, images.shape[1:3], seen)
-            for variable in tf.global_variables():
-                name = variable.op.name
-                own = self.config["backbone_name"]
-                if name.startswith(f"{own}/"):
-                    name = self.scope + name.removeprefix(own)
-                variable.load(np.asarray(self.read(name), np.float32), session)
+            variables = tf.global_variables()
+            values = {v.initializer.inputs[1]: self._value(v.op.name) for v in variables}
+            session.run([v.initializer for v in variables], values)
             wanted = {**dict(self._tensors(tf.get_default_graph(), class_outputs, box_outputs)), **seen}
             found = session.run(wanted, {holder: images.astype(np.float32)})
         yield from found.items()
+
+    def _value(self, name: str) -> np.ndarray:
+        own = self.config["backbone_name"]
+        if name.startswith(f"{own}/"):
+            name = self.scope + name.removeprefix(own)
+        return np.asarray(self.read(name), np.float32)
 
     def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         """A foreign program has no faults to try."""

@@ -19,27 +19,58 @@ class FaultyOps(Ops):
     Attributes:
         summary: what a port with this mistake does, for a headline.
         advice: what to do about it.
+        place: at which use of the mistaken operation in a layer, from 0; None: at every use.
     """
 
     summary = ""
     advice = ""
 
     @classmethod
-    def on(cls: type[Self], sound: Ops) -> Self:
+    def on(cls: type[Self], sound: Ops, place: int | None = None) -> Self:
         """These ops with the precision and variables of sound ones."""
         faulty = cls.__new__(cls)
         faulty.__dict__.update(sound.__dict__)
+        faulty.place, faulty.uses = place, 0
         return faulty
+
+    place: int | None = None
+    uses = 0
 
 
 FAULTS: dict[str, type[FaultyOps]] = {}
+
+PLACES = 3
+"""How often a layer uses an operation, at most."""
+
+
+def faulty_ops(name: str, sound: Ops) -> FaultyOps:
+    """The ops of "FAULT" or, where only one use in the layer is mistaken, "FAULT@PLACE"."""
+    fault, _, place = name.partition("@")
+    return FAULTS[fault].on(sound, int(place) if place else None)
+
+
+def describe_fault(name: str) -> tuple[str, str]:
+    """(summary, advice) of "FAULT" or "FAULT@PLACE"."""
+    fault, _, place = name.partition("@")
+    where = f", at use {int(place) + 1} of that operation in the layer" if place else ""
+    return FAULTS[fault].summary + where, FAULTS[fault].advice
 
 
 def _fault(name: str, summary: str, advice: str, methods: dict[str, Any]) -> None:
     """Register a fault; a second one of the same name is a mistake."""
     if name in FAULTS:
         raise ValueError(f"fault {name!r} is registered twice")
-    FAULTS[name] = type(name, (FaultyOps,), {"summary": summary, "advice": advice, **methods})
+    placed = {operation: _placed(operation, mistaken) for operation, mistaken in methods.items()}
+    FAULTS[name] = type(name, (FaultyOps,), {"summary": summary, "advice": advice, **placed})
+
+
+def _placed(operation: str, mistaken: Any) -> Any:
+    def call(self: FaultyOps, *args: Any, **kwargs: Any) -> Any:
+        use, self.uses = self.uses, self.uses + 1
+        here = self.place is None or self.place == use
+        return mistaken(self, *args, **kwargs) if here else getattr(Ops, operation)(self, *args, **kwargs)
+
+    return call
 
 
 def _pad(self: Ops, x: Tensor, before: list[int], after: list[int], value: float = 0.0) -> Tensor:
@@ -116,11 +147,23 @@ _fault(
     "Padding must never win the maximum; pad with minus infinity.", {"max_pool": _zero_padded_pool},
 )
 
+
+def _with_epsilon(epsilon: float) -> Any:
+    def batch_norm(self: Ops, x: Tensor, scope: str) -> Tensor:
+        self.epsilon = epsilon
+        try:
+            return Ops.batch_norm(self, x, scope)
+        finally:
+            del self.epsilon
+
+    return batch_norm
+
+
 for _epsilon in (1e-5, 1e-4, 1e-6, 1e-2, 0.0):
     _fault(
         f"batch_norm_epsilon_{_epsilon:g}", f"batch norm uses epsilon {_epsilon:g} instead of 0.001",
         "Set eps=0.001 in every batch norm of this layer (timm's tf_* backbones and norm_kwargs have it).",
-        {"epsilon": _epsilon},
+        {"batch_norm": _with_epsilon(_epsilon)},
     )
 
 

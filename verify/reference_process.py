@@ -63,7 +63,7 @@ class ReferenceProcess:
         self, config: Mapping[str, Any], read: Callable[[str], np.ndarray], dtype: str = "float32",
         backbone_scope: str | None = None,
     ) -> None:
-        """Say what model to run.
+        """Say what model to run; may be said again for another one.
 
         Args:
             config: plain values (`EfficientDetConfig.to_dict()`).
@@ -91,7 +91,7 @@ class ReferenceProcess:
         """What a layer would give with each of some faults; each answer is named by its fault.
 
         Args:
-            faults: names in `verify.reference_faults.FAULTS`.
+            faults: FAULT or FAULT@PLACE (see `verify.reference_faults`).
         """
         return self._answers({"type": "probe", "layer": layer, "faults": list(faults)}, images)
 

@@ -21,7 +21,7 @@ class Runner(Protocol):
     """A model that can be asked for its layers; `verify.reference.Reference` says what everything means."""
 
     @property
-    def used(self) -> list[str]: ...
+    def used(self) -> Sequence[str]: ...
     def layers(self, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]: ...
     def probe(
         self, images: np.ndarray, layer: str, faults: Sequence[str]
@@ -52,8 +52,6 @@ def main() -> None:
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    job, _ = receive(requests)
-
     def read(name: str) -> np.ndarray:
         send(answers, {"type": "read", "name": name})
         _, array = receive(requests)
@@ -61,16 +59,19 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
             raise EOFError
         return array
 
-    runner = _runner(job, read)
+    runner: Runner | None = None
     while True:
         request, images = receive(requests)
-        assert images is not None
+        if images is None:
+            runner = _runner(request, read)
+            continue
+        assert runner is not None
         if request["type"] == "probe":
             found = runner.probe(images, request["layer"], request["faults"])
         else:
             found = runner.layers(images)
         for name, array in found:
-            send(answers, {"type": "layer", "name": name, "variables": runner.used}, array)
+            send(answers, {"type": "layer", "name": name, "variables": list(runner.used)}, array)
         send(answers, {"type": "done"})
 
 
@@ -83,6 +84,10 @@ def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Runner:
         from verify.reference_savedmodel import SavedModelReference
 
         return SavedModelReference(job["path"], job["config"])
+    if job["kind"] == "pipeline":
+        from verify.parity_tensorflow import TensorFlowPipeline
+
+        return TensorFlowPipeline(job["config"], read, job["scope"])
     from verify.reference import Reference
 
     return Reference(job["config"], read, job["dtype"], job["scope"])
