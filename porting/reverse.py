@@ -1,0 +1,305 @@
+"""From PyTorch weights back to TensorFlow: a TF1 checkpoint or a Keras .h5 that google/automl loads.
+
+How the official code restores (6a54c87) decides what is written:
+
+- `det_model_fn.py` (main.py, eval) and `inference.py` (model_inspect.py) restore every variable X from
+  X/ExponentialMovingAverage, as the published hparams have moving_average_decay 0.9998; the estimator's
+  saver asks for global_step as well.
+- `utils.get_ckpt_var_map` (main.py --ckpt, fine-tuning) and moving_average_decay=0 read X itself.
+- `tf2/util_keras.restore_ckpt` assigns X first and the moving average after it.
+
+So a checkpoint holds every variable twice, with the same bits, and global_step 0. It has no optimizer slots: name
+it as --ckpt of a new training, not as the --model_dir of one to resume. A .h5 file holds each variable once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effdet_model.config import EfficientDetConfig
+from effdet_model.errors import InputError
+from effdet_model.factory import resolve_config
+from effdet_model.variants import get_config
+from effdet_model.weights import read_metadata, read_state_dict
+from mappings.committed import table_for
+from mappings.layouts import LAYOUTS
+from mappings.table import MappingTable, Row
+from porting.dialects import EMA_SUFFIX, H5
+from porting.h5_writer import layer_order, same_bits, write_h5
+from porting.tensorbundle import TensorBundle
+from porting.tensorbundle_writer import write_checkpoint
+from porting.weight_census import foreign_prefix, heads_overrides, read_weight_heads, take_weight_census
+from porting.weight_files import file_sha256
+
+Progress = Callable[[int, int], None]
+
+STEM = "model"
+H5_SUFFIXES = (".h5", ".hdf5")
+_FILES = (f"{STEM}.data-00000-of-00001", f"{STEM}.index", "checkpoint")  # in the order in which they appear
+_UNFINISHED = ".writing."
+_LISTED = 12
+_EXACT = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class ReverseWritten:
+    """Weights that have been written for TensorFlow.
+
+    Attributes:
+        output: the folder, or the .h5 file. dialect: "tf1" or "h5".
+        consumed: PyTorch keys, each used exactly once; with `ignored` they are all keys of the weights.
+        ignored: reason -> how many PyTorch tensors.
+        variables: how many TensorFlow variables were filled. tensors: how many the file holds (see the module).
+        files: SHA-256 of every file, by its name.
+        notes: what was inferred or assumed, in sentences.
+    """
+
+    config: EfficientDetConfig
+    table: MappingTable
+    output: Path
+    dialect: Literal["tf1", "h5"]
+    consumed: tuple[str, ...]
+    ignored: Mapping[str, int]
+    variables: int
+    tensors: int
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "output": str(self.output), "dialect": self.dialect, "variant": self.config.name,
+            "mapped": self.table.counts(), "pytorch_tensors": len(self.consumed), "ignored": dict(self.ignored),
+            "tensorflow_variables": self.variables, "tensors_written": self.tensors, "files": dict(self.files),
+            "notes": list(self.notes), "config": self.config.to_dict(),
+        }  # fmt: skip
+
+
+def to_tensorflow(
+    weights: str | Path,
+    output: str | Path,
+    variant: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> ReverseWritten:
+    """Write PyTorch weights (.pth, .safetensors) as a TensorFlow checkpoint, whole or not at all.
+
+    Every variable has the bits that `porting.convert` read it with. What was written is read back and compared
+    bit by bit before it gets its name; the same weights give the same bytes.
+
+    Args:
+        output: a new or empty folder (or one that this function wrote) for model.index,
+            model.data-00000-of-00001 and `checkpoint`; or FILE.h5.
+        variant: may be left out where the weights' metadata or their tensors tell.
+        overrides: config fields, e.g. parsed from --hparams.
+        allow_nonfinite: accept NaN, Inf and negative variances.
+        progress: called with (tensors done, tensors in all).
+
+    Raises:
+        InputError: anything about the weights or the output is not as it must be; nothing is written.
+    """
+    output = Path(output)
+    dialect: Literal["tf1", "h5"] = "h5" if output.suffix.lower() in H5_SUFFIXES else "tf1"
+    check_reverse_output(output)
+    state_dict = read_state_dict(weights, mapped=True)
+    config, notes = _config(weights, state_dict, variant, overrides or {})
+    table = table_for(config)
+    ignored = _account(weights, state_dict, table, notes)
+    if not allow_nonfinite:
+        _refuse_implausible(weights, state_dict, table)
+    read = _reader(state_dict, table, progress)
+    if dialect == H5:
+        write_h5(output, layer_order(config, table), read)
+        tensors, files = len(table.tensorflow_shapes), {output.name: file_sha256(output)}
+    else:
+        tensors = _write_folder(output, list(table.tensorflow_shapes), read)
+        files = {name: file_sha256(output / name) for name in _FILES}
+    consumed = tuple(row.pytorch_key for row in table.rows if row.tensorflow_names)
+    return ReverseWritten(
+        config, table, output, dialect, consumed, ignored, len(table.tensorflow_shapes), tensors, files, tuple(notes)
+    )
+
+
+def check_reverse_output(output: Path) -> None:
+    """Refuse an output before any work is done.
+
+    Raises:
+        InputError: a folder with other things in it, a file in the folder's place, or a .h5 that is a folder.
+    """
+    if output.suffix.lower() in H5_SUFFIXES:
+        if output.is_dir() or not output.parent.is_dir():
+            found = "a folder of this name" if output.is_dir() else f"no folder {output.parent}"
+            raise InputError(f"output {output}: expected a file in an existing folder, found {found}; name another.")
+        return
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output {output}: expected a folder or a name that ends in .h5, found a file; name another.")
+    entries = [path.name for path in output.iterdir()] if output.is_dir() else []
+    others = sorted(name for name in entries if name not in _FILES and not name.startswith(_UNFINISHED))
+    if others:
+        raise InputError(
+            f"output {output}: expected a new or empty folder, found {_listed(others)} in it; name another folder, so "
+            "that no training continues from these weights by mistake."
+        )
+
+
+def _config(
+    weights: str | Path, state_dict: Mapping[str, Tensor], variant: str | None, overrides: Mapping[str, Any]
+) -> tuple[EfficientDetConfig, list[str]]:
+    """The weights' config: from metadata, else from the variant, else from the tensors themselves."""
+    if "config" in (read_metadata(weights) or {}):
+        return resolve_config(variant, weights, **overrides), []
+    notes: list[str] = []
+    shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
+    if variant is None:
+        census = take_weight_census(shapes)
+        if not census.variants:
+            raise InputError(
+                f"weights {weights}: expected metadata that names the variant, or the tensors of a variant, found "
+                f"neither; nearest is {census.nearest} ({census.similarity:.0%} of tensors). Name --variant and the "
+                "--hparams they were trained with."
+            )
+        variant = census.variants[0]
+        same = ", ".join(census.variants)
+        notes.append(f"took {variant}, by the tensors' shapes" + (f" ({same} have the same)" * (variant != same)))
+    config = get_config(variant, **overrides)
+    heads = read_weight_heads(shapes)
+    assumed = {key: value for key, value in heads_overrides(config, heads).items() if key not in overrides}
+    if assumed and heads:
+        notes.append(f"{heads.num_classes} classes and {heads.anchors_per_location} anchors per location, as the "
+                     "prediction layers say")  # fmt: skip
+    return config.replace(**assumed), notes
+
+
+def _account(
+    weights: str | Path, state_dict: Mapping[str, Tensor], table: MappingTable, notes: list[str]
+) -> dict[str, int]:
+    """Match weights against a table, completely; the reasons why tensors are ignored, with their counts."""
+    expected = {row.pytorch_key: row for row in table.rows}
+    missing = sorted(set(expected) - set(state_dict))
+    extra = sorted(set(state_dict) - set(expected))
+    both = [key for key in expected if key in state_dict]
+    shapes = sorted(
+        f"{key} {list(state_dict[key].shape)} instead of {list(expected[key].pytorch_shape)}"
+        for key in both
+        if tuple(state_dict[key].shape) != expected[key].pytorch_shape
+    )
+    filling = [key for key in both if expected[key].tensorflow_names]
+    dtypes = sorted(f"{key} ({state_dict[key].dtype})" for key in filling if state_dict[key].dtype not in _EXACT)
+    found = ((missing, "missing"), (extra, "left over"), (shapes, "of another shape"), (dtypes, "not float32"))
+    parts = [f"{len(names)} {what}: {_listed(names)}" for names, what in found if names]
+    if parts:
+        prefix = foreign_prefix(list(state_dict))
+        todo = f"take the {prefix!r} off all names" if prefix else "name the variant and --hparams they were made for"
+        raise InputError(
+            f"weights {weights}: expected exactly the tensors of {table.variant}, found {'; '.join(parts)}. Nothing "
+            f"was written; {todo}."
+        )
+    small = sum(state_dict[key].dtype != torch.float32 for key in filling)
+    if small:
+        notes.append(f"{small} tensors of 16 bits became float32, which holds each of their values exactly")
+    counters = len(both) - len(filling)
+    return {"num_batches_tracked, which TensorFlow does not count": counters} if counters else {}
+
+
+def _refuse_implausible(weights: str | Path, state_dict: Mapping[str, Tensor], table: MappingTable) -> None:
+    bad = []
+    for row in table.rows:
+        tensor = state_dict[row.pytorch_key]
+        if not bool(torch.isfinite(tensor).all()):
+            bad.append(f"{row.pytorch_key} (NaN or Inf)")
+        if row.pytorch_key.endswith(".running_var") and bool((tensor < 0).any()):
+            bad.append(f"{row.pytorch_key} (negative variance)")
+    if bad:
+        raise InputError(
+            f"weights {weights}: expected finite values and variances >= 0, found {_listed(sorted(bad))}; the training "
+            "diverged or the file is damaged. Use --allow-nonfinite to write them all the same."
+        )
+
+
+def _reader(
+    state_dict: Mapping[str, Tensor], table: MappingTable, progress: Progress | None
+) -> Callable[[str], np.ndarray]:
+    """The value of a canonical variable name, float32, TensorFlow's axis order."""
+    places = {name: (row, place) for row in table.rows for place, name in enumerate(row.tensorflow_names)}
+    seen: set[str] = set()
+
+    def read(name: str) -> np.ndarray:
+        row, place = places[name]
+        if progress and name not in seen:
+            seen.add(name)
+            progress(len(seen), len(places))
+        return _variable(row, place, state_dict[row.pytorch_key])
+
+    return read
+
+
+def _variable(row: Row, place: int, tensor: Tensor) -> np.ndarray:
+    arrays = LAYOUTS[row.kind].to_tensorflow(tensor.detach().to(torch.float32).contiguous().numpy())
+    array = np.ascontiguousarray(arrays[place]).reshape(np.shape(arrays[place]))
+    if len(arrays) != len(row.tensorflow_names) or array.shape != row.tensorflow_shape:
+        raise AssertionError(f"{row.tensorflow_names[place]}: {array.shape} instead of {row.tensorflow_shape}")
+    return array
+
+
+def _write_folder(folder: Path, names: list[str], read: Callable[[str], np.ndarray]) -> int:
+    """Write and compare in a folder beside the files' final place, then move them there; how many tensors."""
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        yield "global_step", np.zeros((), np.int64)
+        for name in sorted(names):
+            value = read(name)
+            yield name, value
+            yield name + EMA_SUFFIX, value
+
+    created = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as temporary:
+            write_checkpoint(Path(temporary) / STEM, tensors())
+            count = _compare(Path(temporary) / STEM, folder, tensors())
+            for name in _FILES:
+                os.replace(Path(temporary) / name, folder / name)
+        return count
+    except BaseException as error:
+        if created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(
+                f"cannot write {folder}: {error.strerror or error}; free space or name another output."
+            ) from error
+        raise
+
+
+def _compare(prefix: Path, folder: Path, tensors: Iterator[tuple[str, np.ndarray]]) -> int:
+    again = TensorBundle(prefix, str(folder))
+    try:
+        count, different = 0, []
+        for name, value in tensors:
+            count += 1
+            if name not in again.entries or not same_bits(value, np.asarray(again.read(name))):
+                different.append(name)
+        if different or count != len(again.entries):
+            raise InputError(
+                f"{folder}: expected what was written, read back {len(different)} different tensors "
+                f"({_listed(different)}); the disk is failing or full, nothing was kept."
+            )
+        return count
+    finally:
+        again.close()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f", and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
