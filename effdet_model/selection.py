@@ -51,9 +51,7 @@ def decode_boxes(regressions: Array, anchors_yxyx: Array) -> Array:
     half_width = _exp(tw) * anchor_width / 2.0
     center_y = ty * anchor_height + (y0 + y1) / 2
     center_x = tx * anchor_width + (x0 + x1) / 2
-    return xp.stack(
-        (center_y - half_height, center_x - half_width, center_y + half_height, center_x + half_width), -1
-    )
+    return xp.stack((center_y - half_height, center_x - half_width, center_y + half_height, center_x + half_width), -1)
 
 
 def select(
@@ -163,11 +161,13 @@ def _best_pairs(levels: list[_Level], image: int, best: Array, count: int) -> tu
     floor = _kth_largest(best, count) if len(best) > count else best.min()
     (anchors,) = xp.where(best >= floor)
     logits = _gather(levels, image, anchors)
-    rows, classes = xp.where(logits >= floor if len(best) > count else xp.ones_like(logits) > 0)
-    values = logits[rows, classes]
+    values = logits.reshape(-1)
+    (pairs,) = xp.where(values >= floor if len(best) > count else xp.ones_like(values) > 0)
+    values = values[pairs]
     if len(values) > count:
         kept = _first_largest(values, count)
-        rows, classes, values = rows[kept], classes[kept], values[kept]
+        pairs, values = pairs[kept], values[kept]
+    rows, classes = pairs // logits.shape[1], pairs % logits.shape[1]
     return anchors[rows], classes, values
 
 
