@@ -168,6 +168,48 @@ def diff(
 
 
 @cli.command()
+@click.option("--variant", help="Where the weights have no metadata.")
+@click.option("--weights", required=True, type=click.Path(path_type=Path), help=".pth or .safetensors.")
+@click.option("--coco", type=click.Path(path_type=Path), metavar="DIR", help="A folder in COCO's layout.")
+@click.option("--split", default="val2017", show_default=True, help="Of --coco: val2017, test-dev2017, ...")
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="Images, with --annotations.")
+@click.option("--annotations", type=click.Path(path_type=Path), metavar="FILE", help="COCO annotations of --images.")
+@click.option("--nms", metavar="PROFILE", help="Suppression profile; default numpy_gaussian.")
+@click.option("--image-size", metavar="HxW", help="Default: the weights' own.")
+@click.option("--as-published", is_flag=True, help="Anchors and suppression of the day the family was published.")
+@click.option("--family", help="Official family, for --as-published, where the weights do not say it.")
+@click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes.")
+@click.option("--detections", type=click.Path(path_type=Path), metavar="OUT.json|.zip", help="COCO results.")
+@click.option("--metrics", type=click.Path(path_type=Path), metavar="OUT.json", help="The 12 metrics and more.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Image readers.")
+@click.option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
+@click.option("--amp", is_flag=True, help="Mixed precision.")
+@click.option("--channels-last", is_flag=True, help="NHWC memory format.")
+@click.option("--compile", is_flag=True, help="torch.compile the model.")
+@click.option("--resume", is_flag=True, help="Continue an earlier run with the same settings.")
+@click.option("--skip-bad-images", is_flag=True, help="Leave out and count what cannot be used.")
+@click.option("--evaluator", default="pycocotools", show_default=True, help="Or faster_coco_eval, checked equal.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
+@json_option
+def evaluate(hparams: str | None, as_json: bool, **how: Any) -> None:
+    """COCO evaluation of ported weights; also under torchrun, which splits the images."""
+    from effdet_model.hparams import parse_hparams
+    from verify.evaluate import EvaluateOptions
+    from verify.evaluate import evaluate as run
+    from verify.show import print_evaluation
+
+    result = run(EvaluateOptions(**how, overrides=parse_hparams(hparams).fields))
+    if result is None:
+        return
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        print_evaluation(result, _console())
+    sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
+
+
+@cli.command()
 @click.option("--output", type=click.Path(path_type=Path), default="demo-output", show_default=True)
 def demo(output: Path) -> None:
     """The whole way on an embedded checkpoint with seeded weights."""

@@ -12,8 +12,8 @@ from porting.convert import convert
 from porting.show import conversion_summary
 from porting.synthetic import write_synthetic_checkpoint
 from verify.diff import DiffOptions, run_diff
+from verify.drawn_images import draw_dataset
 from verify.report import print_diff, write_diff_report
-from verify.scenes import write_scenes
 
 VARIANT = "d0"
 IMAGE_SIZE = (256, 256)
@@ -43,7 +43,8 @@ def run_demo(output: Path, console: Console) -> bool:
         raise InputError(f"--output {output}: expected a folder that can be made, found: {error.strerror}.") from error
     console.rule("1. A checkpoint in the official layout, with seeded weights")
     checkpoint = write_synthetic_checkpoint(VARIANT, output / "checkpoint")
-    images = write_scenes(output / "images")
+    dataset = draw_dataset(output / "dataset", count=4, sizes=(200, 320)).parent
+    images = sorted((dataset / "images").iterdir())
     console.print(Text(f"{checkpoint.parent}: checkpoint, model.index, model.data-00000-of-00001"))
     console.rule("2. convert")
     weights = output / f"tf_efficientdet_{VARIANT}.pth"
