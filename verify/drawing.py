@@ -23,8 +23,8 @@ _LIGHT: Color = (255, 255, 255)
 
 def category_color(category_id: int) -> Color:
     """An RGB colour for a category: always the same, and far from those of its neighbours."""
-    hue = category_id * _GOLDEN_RATIO % 1.0
-    saturation, value = ((0.85, 0.95), (0.6, 1.0), (0.95, 0.75))[category_id % 3]
+    turn, saturation, value = ((0.0, 0.85, 0.95), (0.3, 0.6, 1.0), (0.6, 0.95, 0.75))[category_id % 3]
+    hue = (category_id * _GOLDEN_RATIO + turn) % 1.0
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
     return red, green, blue
 
@@ -53,7 +53,7 @@ def draw_boxes(
     picture = Image.fromarray(pixels)
     width, height = picture.size
     pen = ImageDraw.Draw(picture)
-    line = max(1, round((width + height) / 500))
+    line = max(2, round((width + height) / 500))
     font = _font(max(10, round((width + height) / 75)))
     drawn = [
         (_within(box, width, height), label, color)
