@@ -102,6 +102,7 @@ def _tensor(array: Array) -> torch.Tensor:
 
     if isinstance(array, torch.Tensor):
         return array.detach().cpu()
+    array = np.asarray(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 

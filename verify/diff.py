@@ -15,6 +15,7 @@ import numpy as np
 from effdet_model.errors import InputError, unknown_name
 from verify.comparison import compare
 from verify.diff_result import Cause, Difference, DiffResult, InputResult, LayerResult
+from verify.import_order import survive_tensorflow
 from verify.reference_process import ReferenceLayer, ReferenceProcess
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run_diff(
     kind, folder = _checked(options)
     started = time.perf_counter()
     with ReferenceProcess(kind, folder) as reference:
+        survive_tensorflow()
         from effdet_model import create_model
         from porting.sources import open_source
 
