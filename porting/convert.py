@@ -117,6 +117,7 @@ def convert_source(
     except InputError as error:
         raise explain_mismatch(source, identified.config, error) from error
     state_dict = fill(source, table, accounted.kind, allow_nonfinite, progress)
+    source.check_unread()
     metadata = build_metadata(identified.config, source, accounted, identified.notes, origin or {})
     return Conversion(identified.config, table, accounted, state_dict, identified.notes, metadata)
 

@@ -79,6 +79,7 @@ class Source:
         self.path, self.dialect, self.label = path, dialect, located.label
         self.files = located.files
         self._store, self._translation, self._located = store, found, located
+        self._read: set[str] = set()
         self._hashes: concurrent.futures.Future[dict[str, str]] | None = None
         self.variables = _describe(store, found, located.label)
         self.ignored = [Ignored(name, reason) for name, reason in found.ignored.items()]
@@ -96,7 +97,22 @@ class Source:
             what = "moving average" if kind == "ema" else "raw value"
             found = "only the other kind" if name in self.variables else "no such variable"
             raise InputError(f"{self.label}: expected a {what} of {name}, found {found}; look with `inspect`.")
+        self._read.add(table[name])
         return self._store.read(table[name])
+
+    def check_unread(self) -> None:
+        """Check what was not read as well: optimizer slots and the like have checksums, and damage is damage.
+
+        HDF5 has no checksums; of an .h5 file nothing more is read.
+
+        Raises:
+            InputError: a tensor's checksum is wrong.
+        """
+        if self.dialect == dialects.H5:
+            return
+        for name in self._store.entries:
+            if name not in self._read:
+                self._store.read(name)
 
     def file_sha256(self) -> dict[str, str]:
         """SHA-256 in hex of every file the checkpoint consists of, by file name."""

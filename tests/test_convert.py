@@ -336,3 +336,16 @@ def test_three_dialects_give_the_same_tensors(shared: Path, tmp_path: Path) -> N
         "object",
     )
     assert h5.path.read_bytes() == objects.path.read_bytes()
+
+
+def test_damage_anywhere_in_the_data_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """Also in optimizer slots and raw values, which the conversion does not use."""
+    for suffix in (".index", ".data-00000-of-00001"):
+        (tmp_path / f"model{suffix}").write_bytes(checkpoint.with_name(f"model{suffix}").read_bytes())
+    data = tmp_path / "model.data-00000-of-00001"
+    whole = data.read_bytes()
+    for place in (len(whole) // 3, len(whole) // 2, len(whole) - 100):
+        data.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="checksum"):
+            convert(tmp_path / "model", tmp_path / "x.pth", "lite0")
+    assert not (tmp_path / "x.pth").exists()
