@@ -105,6 +105,9 @@ def _read(path: Path, kind: str, variant: str, again: str) -> dict[str, Any]:
 
 def _contradiction(data: Mapping[str, Any]) -> str | None:
     """What in a report speaks against its `passed`."""
+    failures = data.get("failures")
+    if failures:
+        return f"failures: {failures[0] if isinstance(failures, list) else failures}"
     layer = data.get("first_divergent_layer")
     if layer is not None:
         return f"first_divergent_layer = {layer}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from porting.catalog import FAMILIES, CatalogEntry
+from porting.catalog import FAMILIES, METRICS, CatalogEntry
 from porting.evidence import Evidence
 from porting.version import TOOL, tool_version
 
@@ -28,7 +28,6 @@ _METRIC_LABELS = {
     "APl": "AP large", "ARmax1": "AR, 1 detection", "ARmax10": "AR, 10 detections", "ARmax100": "AR, 100 detections",
     "ARs": "AR small", "ARm": "AR medium", "ARl": "AR large",
 }  # fmt: skip
-_HASHES = ("weights_sha256", "checkpoint_sha256")
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,9 @@ def model_card(model: ReleasedModel) -> str:
         diff=list(_diff_lines(model.diff.data)),
         diff_file=model.files["diff"].name,
         parity_verdict=model.parity.verdict,
-        parity=list(_numbers(model.parity.data)),
+        parity=list(_parity_lines(model.parity.data)),
+        stages=[_stage(stage) for stage in model.parity.data.get("stages") or []],
+        metrics=list(_metric_lines(model.parity.data)),
         parity_file=model.files["parity"].name,
         published=list(_published(entry)) if entry else [],
         published_source=entry.source if entry else "",
@@ -129,17 +130,14 @@ def release_index(models: Sequence[ReleasedModel]) -> str:
 
 def coco_ap(parity: Mapping[str, Any], framework: str = "pytorch") -> float | None:
     """AP (0 to 1) of one framework's detections in a parity report; None without annotations."""
-    metrics = parity.get("metrics")
-    values = metrics.get(framework) if isinstance(metrics, Mapping) else None
+    values = parity.get(framework)
     ap = values.get("AP") if isinstance(values, Mapping) else None
     return float(ap) if isinstance(ap, (int, float)) and ap >= 0 else None
 
 
 def agreement_ap(parity: Mapping[str, Any]) -> float | None:
     """AP (0 to 1) of PyTorch's detections with TensorFlow's as ground truth."""
-    value = parity.get("agreement_ap", parity.get("agreement_AP", parity.get("agreement")))
-    if isinstance(value, Mapping):
-        value = value.get("AP", value.get("ap"))
+    value = parity.get("agreement_ap")
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -194,18 +192,50 @@ def _diff_lines(diff: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield label, _shown(diff[key])
 
 
-def _numbers(report: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """The numbers of a parity report, two levels deep; 12-metric tables in percent."""
-    for key, value in report.items():
-        label = f"{prefix}{_METRIC_LABELS.get(key, key.replace('_', ' '))}"
-        if key in _HASHES or key in ("passed", "verdict", "variant", "config", "environment"):
-            continue
-        if isinstance(value, Mapping) and depth < 2:
-            yield from _numbers(value, f"{label}: ", depth + 1)
-        elif key in _METRIC_LABELS and isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield label, f"{100 * value:.2f} %" if value >= 0 else "nothing to measure"
-        elif isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) < 200):
-            yield label, _shown(value)
+def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    images = parity.get("images")
+    if isinstance(images, list):
+        yield "Images", f"{len(images)} ({_shown(parity.get('dataset', 'own'))})"
+    nms = parity.get("nms")
+    if isinstance(nms, Mapping):
+        yield "Suppression", f"`{nms.get('name')}`"
+    for key, label, factor, unit in (
+        ("agreement_ap", "Agreement AP (TensorFlow's detections as the truth)", 100, " %"),
+        ("matched_share", "TensorFlow's boxes found within 0.1 pixel and 1e-4 in score", 100, " %"),
+        ("strong_matched_share", "The same for scores of at least 0.05", 100, " %"),
+        ("ap_difference", "AP, PyTorch minus TensorFlow", 1, " points"),
+    ):
+        value = parity.get(key)
+        if isinstance(value, (int, float)):
+            yield label, f"{factor * value:.6g}{unit}"
+    for key, label in (("semantics", "Anchors and suppression of"), ("image_size", "Image size (height, width)")):
+        if key in parity:
+            yield label, _shown(parity[key])
+    published = parity.get("published")
+    if isinstance(published, Mapping):
+        judged = "within" if published.get("passed") else "beyond"
+        verdict = f"{judged} {published.get('tolerance')} points" if published.get("judged") else "not judged"
+        yield "AP measured / published (percent)", (
+            f"{published.get('measured_AP'):.2f} / {published.get('published_AP')}: {verdict}"
+        )
+
+
+def _stage(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name, unit, largest difference alone, tolerance, largest difference from the file on."""
+    alone, whole = stage.get("alone") or {}, stage.get("from_file") or {}
+    values = (alone.get("largest"), alone.get("tolerance"), whole.get("largest"))
+    return (str(stage.get("name")), str(stage.get("unit")), *(_shown(value) for value in values))
+
+
+def _metric_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The 12 metrics of both frameworks in percent, where the images have annotations."""
+    ours, theirs = parity.get("pytorch"), parity.get("tensorflow")
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return
+    for name in METRICS:
+        pair = (theirs.get(name), ours.get(name))
+        shown = (f"{100 * v:.2f}" if isinstance(v, (int, float)) and v >= 0 else "nothing to measure" for v in pair)
+        yield (_METRIC_LABELS[name], *shown)
 
 
 def _published(entry: CatalogEntry) -> Iterator[tuple[str, str]]:

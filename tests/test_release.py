@@ -67,7 +67,10 @@ def parity_of(variant: str, sha256: str) -> dict[str, Any]:
     """The fields of a passed parity run that a release reads."""
     return {
         "passed": True, "verdict": "Same detections on 4 of 4 images.", "variant": variant, "agreement_ap": 0.9996,
-        "metrics": {"pytorch": TWELVE, "tensorflow": TWELVE}, "dataset": "shapes", "images": 4,
+        "pytorch": {**TWELVE, "APs": -1.0}, "tensorflow": TWELVE, "dataset": "shapes", "failures": [],
+        "images": [{"name": str(number)} for number in range(4)], "nms": {"name": "graph_hard"},
+        "stages": [{"name": "decoding", "unit": "levels", "alone": {"largest": 0.0, "tolerance": 0.0},
+                    "from_file": {"largest": 0.125, "tolerance": 0.0}}],
         "weights_sha256": sha256, "checkpoint_sha256": CHECKPOINT_SHA256, "images_per_second": 3.5,
     }  # fmt: skip
 
@@ -160,7 +163,9 @@ def test_card_is_valid_and_says_what_it_must(release: Path) -> None:
     assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == 34.56
     for text in (
         find("d0").url, CHECKPOINT_SHA256, "Same function: 2 of 2 layers", "3.25e-13", "Same detections on 4 of 4",
-        "agreement ap | 0.9996", "34.56 %", "google/automl", "Apache License 2.0", "Mingxing Tan", "34.3",
+        "the truth) | 99.96 %", "| AP | 34.56 | 34.56 |", "| AP small | 34.56 | nothing to measure |",
+        "| decoding | levels | 0 | 0 | 0.125 |", "| Images | 4 (shapes) |", "`graph_hard`", "google/automl",
+        "Apache License 2.0", "Mingxing Tan", "34.3",
         "numpy_gaussian", "moving averages (EMA)", "3,880,067",
     ):  # fmt: skip
         assert text in card.text, text
@@ -230,6 +235,7 @@ Change = Callable[[dict[str, Any]], Any]
         (lambda data: data.update(passed=False), "expected a {kind} that passed, found in .*: Same"),
         (lambda data: data.pop("passed"), "expected a {kind} that passed"),
         (lambda data: data.update(passed="true"), "expected a {kind} that passed"),
+        (lambda data: data.update(failures=["decoding differs"]), "but failures: decoding differs"),
         (lambda data: data.update(first_divergent_layer="stem"), "but first_divergent_layer = stem"),
         (lambda data: data.update(weights_sha256="0" * 64), "of the weight file with SHA-256 [0-9a-f]+, found .* 0"),
         (lambda data: data.pop("weights_sha256"), "found in .* no weights_sha256"),

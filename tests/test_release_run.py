@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tarfile
 from dataclasses import replace
@@ -105,3 +106,19 @@ def test_from_checkpoints_to_a_release_and_on_after_an_interruption(options: Rel
     run_release(VARIANTS, tmp_path / "out", tmp_path / "work", replace(options, image_size=(64, 96)), diff=diff,
                 parity=parity)  # fmt: skip
     assert len(diff.calls) == 4, "other options, other reports"
+
+
+@pytest.mark.slow
+def test_proved_by_both_frameworks_twice_the_same_bytes(options: ReleaseOptions, tmp_path: Path) -> None:
+    """Nothing is stubbed: TensorFlow runs the diff in double precision, and the detections of drawn images."""
+    assert importlib.util.find_spec("tensorflow"), "the verify extra is part of the development environment"
+    folders = [
+        run_release(["lite0"], tmp_path / f"out{number}", tmp_path / f"work{number}", options).folder for number in (1, 2)
+    ]
+    first, second = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert first == second
+    (model,) = json.loads(first["index.json"])["models"]
+    assert model["diff"]["passed"] and model["diff"]["max_rel"] <= 1e-9 and model["diff"]["dtype"] == "float64"
+    assert model["parity"]["passed"] and model["parity"]["agreement_AP"] >= 0.999
+    card = first["tf_efficientdet_lite0.md"].decode()
+    assert "Same function: 86 of 86 layers" in card and "| network | relative" in card

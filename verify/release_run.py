@@ -31,7 +31,7 @@ class ReleaseOptions:
         checkpoint: a user's own checkpoint, for one variant; None: the official ones.
         family, mirror, offline: see `porting.obtain.obtain`.
         image_size: (height, width) of diff and parity; the variant's own by default.
-        images: folder for parity (and, with `annotations`, AP); None: images drawn for this.
+        coco, images, annotations: for parity, see `verify.parity.ParityOptions`; none of them: images drawn for this.
         dtype: precision of the diff; "float64" is the proof.
     """
 
@@ -40,6 +40,7 @@ class ReleaseOptions:
     mirror: str | None = None
     offline: bool = False
     image_size: tuple[int, int] | None = None
+    coco: Path | None = None
     images: Path | None = None
     annotations: Path | None = None
     dtype: str = "float64"
@@ -92,8 +93,8 @@ def run_release(
     work: str | Path,
     options: ReleaseOptions | None = None,
     *,
-    parity: Verification,
     diff: Verification | None = None,
+    parity: Verification | None = None,
     say: Say = lambda text: None,
 ) -> Release:
     """Convert, verify and release variants.
@@ -102,13 +103,13 @@ def run_release(
     checkpoint and weights, and was made with the same options; so an interrupted run continues.
 
     Args:
-        parity: compares the detections. diff: compares the layers; `layer_diff` by default.
+        diff, parity: how to compare; `layer_diff` and `detection_parity` by default.
 
     Raises:
         InputError: a checkpoint is missing or damaged, or a verification failed; no release is written then.
     """
     options = options or ReleaseOptions()
-    steps = ((DIFF, diff or layer_diff), (PARITY, parity))
+    steps = ((DIFF, diff or layer_diff), (PARITY, parity or detection_parity))
     items = []
     for variant in variants:
         folder = Path(work) / variant
@@ -139,6 +140,22 @@ def layer_diff(found: Obtained, weights: Path, options: ReleaseOptions) -> Repor
 
     settings = DiffOptions(image_size=options.image_size, dtype=options.dtype)
     return run_diff(found.path, weights, found.variant, settings)
+
+
+def detection_parity(found: Obtained, weights: Path, options: ReleaseOptions) -> Report:
+    """Both frameworks' detections of one model; official weights by the rules of their day."""
+    from verify.drawn_images import draw_dataset
+    from verify.parity import ParityOptions, parity
+
+    images = options.images
+    if images is None and options.coco is None:
+        images = weights.parent / "images"
+        draw_dataset(weights.parent, DRAWN_IMAGES)
+    settings = ParityOptions(
+        found.path, weights, found.variant, images=images, annotations=options.annotations, coco=options.coco,
+        image_size=options.image_size, as_published=bool(found.origin), pictures=0, progress=False,
+    )  # fmt: skip
+    return parity(settings)
 
 
 def _available(variant: str, options: ReleaseOptions) -> bool:
@@ -172,6 +189,6 @@ def _settings_path(report: Path) -> Path:
 
 def _settings(options: ReleaseOptions) -> dict[str, object]:
     """What a report depends on besides the two files."""
-    kept = ("image_size", "images", "annotations", "dtype")
+    kept = ("image_size", "coco", "images", "annotations", "dtype")
     values = {key: value for key, value in asdict(options).items() if key in kept}
     return json.loads(json.dumps(values, default=str))
