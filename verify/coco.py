@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -61,6 +62,21 @@ class CocoDataset:
         """Whether this is COCO val2017, whole."""
         name, count = PUBLISHED_VALIDATION
         return self.source is not None and self.source.name == name and len(self.images) == count
+
+    def first(self, count: int) -> CocoDataset:
+        """Its first images and their annotations.
+
+        Raises:
+            InputError: the count is below 1.
+        """
+        if count < 1:
+            raise InputError(f"--limit: expected at least 1 image, found {count}.")
+        images = self.images[:count]
+        ids = {image.id for image in images}
+        boxes = self.annotations
+        if boxes is not None:
+            boxes = tuple(box for box in boxes if box["image_id"] in ids)
+        return dataclasses.replace(self, images=images, annotations=boxes)
 
     @property
     def image_list_sha256(self) -> str:
@@ -163,17 +179,12 @@ def check_categories(dataset: CocoDataset, num_classes: int, skip_bad: bool = Fa
         )
     kept = tuple(box for box in dataset.annotations or () if box["category_id"] not in unknown)
     left_out = len(dataset.annotations or ()) - len(kept)
-    return CocoDataset(
-        dataset.images,
-        {id_: name for id_, name in dataset.categories.items() if id_ not in unknown},
-        None if dataset.annotations is None else kept,
-        dataset.split,
-        dataset.source,
-        (
-            *dataset.notes,
-            f"{len(unknown)} categories that the weights don't know left out, with {left_out} boxes: {named}{more}.",
-        ),
-        dataset.bad_images,
+    note = f"{len(unknown)} categories that the weights don't know left out, with {left_out} boxes: {named}{more}."
+    return dataclasses.replace(
+        dataset,
+        categories={id_: name for id_, name in dataset.categories.items() if id_ not in unknown},
+        annotations=None if dataset.annotations is None else kept,
+        notes=(*dataset.notes, note),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -27,10 +27,8 @@ from verify.evaluation_job import EvaluateOptions, Job, prepare
 from verify.evaluation_result import EvaluationResult, SkippedImage
 from verify.loading import Batch, batches
 from verify.metrics import coco_metrics
+from verify.progress import image_progress
 from verify.published import published_verdict
-
-Advance = Callable[[int], None]
-"""Called with the number of images done since the last call."""
 
 
 def evaluate(options: EvaluateOptions) -> EvaluationResult | None:
@@ -48,7 +46,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult | None:
         started = time.monotonic()
         with _opened_store(job, rank) as store:
             resumed = _shared_results(store, rank)
-            with _progress(len(job.dataset.images), options.progress and rank.is_first) as advance:
+            with image_progress(len(job.dataset.images), options.progress and rank.is_first) as advance:
                 advance(len(resumed))
                 for results in _detect_all(job, rank, set(resumed)):
                     store.append(results)
@@ -206,28 +204,3 @@ def _notes(job: Job, judged: Sequence[ImageResult]) -> Iterator[str]:
         yield f"Family {job.era.family}: {job.era.reason}"
     if job.options.amp:
         yield "Mixed precision: these are not the numbers of float32."
-
-
-@contextlib.contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Advance]:
-    """A bar with images per second on a terminal; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not shown or not console.is_terminal:
-        yield lambda count: None
-        return
-    columns = (
-        TextColumn("images"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("images", total=total, speed="")
-
-        def advance(count: int) -> None:
-            bar.update(task, advance=count)
-            speed = bar.tasks[0].speed
-            bar.update(task, speed=f"{speed:.1f} images/s" if speed else "")
-
-        yield advance

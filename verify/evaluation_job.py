@@ -144,7 +144,7 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
         overrides.update(era.overrides)
     model = create_model(options.variant, image_size=options.image_size, weights=options.weights, **overrides)
     dataset = check_categories(dataset, model.config.num_classes, options.skip_bad_images)
-    profile = _profile(options, era, model.config)
+    profile = chosen_profile(options.nms, era, model.config)
     detections, server_name = _output(options, dataset, model.config)
     for path in (detections, options.metrics):
         if path is not None and rank.is_first:
@@ -168,24 +168,17 @@ def _dataset(options: EvaluateOptions) -> CocoDataset:
         dataset = load_annotated(options.images, options.annotations, skip_bad=options.skip_bad_images)
     else:
         raise InputError("dataset: expected --coco, or --images with --annotations, found neither; name one.")
-    if options.limit is None:
-        return dataset
-    if options.limit < 1:
-        raise InputError(f"--limit: expected at least 1 image, found {options.limit}.")
-    kept = dataset.images[: options.limit]
-    ids = {image.id for image in kept}
-    boxes = dataset.annotations and tuple(box for box in dataset.annotations if box["image_id"] in ids)
-    return dataclasses.replace(dataset, images=kept, annotations=boxes)
+    return dataset if options.limit is None else dataset.first(options.limit)
 
 
-def _profile(options: EvaluateOptions, era: Era | None, config: EfficientDetConfig) -> NmsProfile:
-    """The named profile, with the thresholds that the weights' config sets away from the defaults."""
+def chosen_profile(name: str | None, era: Era | None, config: EfficientDetConfig) -> NmsProfile:
+    """The named profile, else the era's, else numpy_gaussian; thresholds that the config changes are taken over."""
     changed = {
         key: value
         for key, value in config.nms_configs.items()
         if value != DEFAULT_NMS_CONFIGS.get(key) and key not in ("method", "pyfunc")
     }
-    return resolve_profile(options.nms or (era.profile if era else DEFAULT_PROFILE), changed)
+    return resolve_profile(name or (era.profile if era else DEFAULT_PROFILE), changed)
 
 
 def _output(
