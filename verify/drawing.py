@@ -17,7 +17,7 @@ Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 
 _GOLDEN_RATIO = 0.618033988749895
-_DARK: Color = (16, 16, 16)
+_DARK: Color = (0, 0, 0)
 _LIGHT: Color = (255, 255, 255)
 
 
@@ -134,4 +134,4 @@ def _overlap(one: Rectangle, other: Rectangle) -> bool:
 def _contrast(color: Color) -> Color:
     """Black or white, whichever reads better on a colour (its relative luminance, ITU-R BT.709)."""
     red, green, blue = ((part / 255) ** 2.2 for part in color)
-    return _DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else _LIGHT
+    return _DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else _LIGHT
