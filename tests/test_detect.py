@@ -16,6 +16,15 @@ from verify.detect import DetectOptions, detect, output_names
 from verify.drawn_images import draw_dataset
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny inputs: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(0)
@@ -141,7 +150,7 @@ def test_all_images_bad_is_an_error_also_when_skipping(options, tmp_path):
     assert list(options.output.iterdir()) == []
 
 
-@pytest.mark.parametrize("kept", [0, 1, 3])
+@pytest.mark.parametrize("kept", [0, 3])
 def test_an_interruption_leaves_whole_files_only(options, kept):
     def interrupt(done, total):
         if done > kept:

@@ -22,6 +22,15 @@ from verify.video import open_video
 FRAMES = 10
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny inputs: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(0)
