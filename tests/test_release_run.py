@@ -112,8 +112,10 @@ def test_from_checkpoints_to_a_release_and_on_after_an_interruption(options: Rel
 def test_proved_by_both_frameworks_twice_the_same_bytes(options: ReleaseOptions, tmp_path: Path) -> None:
     """Nothing is stubbed: TensorFlow runs the diff in double precision, and the detections of drawn images."""
     assert importlib.util.find_spec("tensorflow"), "the verify extra is part of the development environment"
+    options = replace(options, drawn_images=2)
     folders = [
-        run_release(["lite0"], tmp_path / f"out{number}", tmp_path / f"work{number}", options).folder for number in (1, 2)
+        run_release(["lite0"], tmp_path / f"out{number}", tmp_path / f"work{number}", options).folder
+        for number in (1, 2)
     ]
     first, second = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert first == second

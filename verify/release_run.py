@@ -19,7 +19,6 @@ from porting.obtain import Obtained, obtain
 from porting.release import Release, ReleaseItem, make_release
 from porting.weight_files import file_sha256
 
-DRAWN_IMAGES = 8
 Say = Callable[[str], None]
 
 
@@ -31,7 +30,8 @@ class ReleaseOptions:
         checkpoint: a user's own checkpoint, for one variant; None: the official ones.
         family, mirror, offline: see `porting.obtain.obtain`.
         image_size: (height, width) of diff and parity; the variant's own by default.
-        coco, images, annotations: for parity, see `verify.parity.ParityOptions`; none of them: images drawn for this.
+        coco, images, annotations: for parity, see `verify.parity.ParityOptions`; none of them:
+            `drawn_images` pictures of shapes, drawn for this.
         dtype: precision of the diff; "float64" is the proof.
     """
 
@@ -43,6 +43,7 @@ class ReleaseOptions:
     coco: Path | None = None
     images: Path | None = None
     annotations: Path | None = None
+    drawn_images: int = 8
     dtype: str = "float64"
     license_name: str = LICENSE
 
@@ -150,7 +151,7 @@ def detection_parity(found: Obtained, weights: Path, options: ReleaseOptions) ->
     images = options.images
     if images is None and options.coco is None:
         images = weights.parent / "images"
-        draw_dataset(weights.parent, DRAWN_IMAGES)
+        draw_dataset(weights.parent, options.drawn_images)
     settings = ParityOptions(
         found.path, weights, found.variant, images=images, annotations=options.annotations, coco=options.coco,
         image_size=options.image_size, as_published=bool(found.origin), pictures=0, progress=False,
@@ -189,6 +190,6 @@ def _settings_path(report: Path) -> Path:
 
 def _settings(options: ReleaseOptions) -> dict[str, object]:
     """What a report depends on besides the two files."""
-    kept = ("image_size", "coco", "images", "annotations", "dtype")
+    kept = ("image_size", "coco", "images", "annotations", "drawn_images", "dtype")
     values = {key: value for key, value in asdict(options).items() if key in kept}
     return json.loads(json.dumps(values, default=str))
