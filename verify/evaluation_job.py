@@ -133,8 +133,10 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
     """
     if options.evaluator not in EVALUATORS:
         raise unknown_name("evaluator", options.evaluator, EVALUATORS)
-    if options.batch_size < 1 or options.workers < 1:
-        raise InputError("--batch-size and --workers: expected whole numbers of at least 1.")
+    if options.batch_size < 1 or options.workers < 0:
+        raise InputError(
+            f"--batch-size and --workers: expected at least 1 and 0, found {options.batch_size} and {options.workers}."
+        )
     dataset = _dataset(options)
     metadata = read_metadata(options.weights)
     overrides = dict(options.overrides)

@@ -6,15 +6,17 @@ import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from effdet_model.decoding import decode_image
+from verify.drawing import draw_boxes
 from verify.parity_matching import ImageAgreement, Rows
 
 SHOWN_SCORE = 0.3
 """Detections with a partner are drawn from this score on; those without one, always (the strongest of them)."""
 _MOST_LONE = 12
-_HEIGHT = 420
+_LONGEST_SIDE, _NARROWEST, _TITLE = 420, 320, 18
 _PARTNER, _LONE, _PAPER, _INK = (46, 160, 67), (207, 34, 46), (255, 255, 255), (31, 35, 40)
 
 
@@ -27,7 +29,7 @@ def side_by_side(
         reference, port: x, y, width, height in original pixels, score, category id.
     """
     picture = Image.fromarray(decode_image(path))
-    factor = _HEIGHT / max(picture.size)
+    factor = _LONGEST_SIDE / max(picture.size)
     panels = [
         _panel(picture, factor, title, rows, lone, categories)
         for title, rows, lone in (
@@ -47,22 +49,17 @@ def side_by_side(
 def _panel(
     picture: Image.Image, factor: float, title: str, rows: Rows, lone: Collection[int], categories: Mapping[int, str]
 ) -> Image.Image:
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    panel = Image.new("RGB", (max(width, 200), height + 18), _PAPER)
-    panel.paste(picture.resize((width, height)), (0, 18))
-    pen = ImageDraw.Draw(panel)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     strongest = set(sorted(lone)[:_MOST_LONE])
-    for position, row in reversed(list(enumerate(rows.tolist()))):
-        if position not in strongest and (row[4] < SHOWN_SCORE or position in lone):
-            continue
-        color = _LONE if position in strongest else _PARTNER
-        x, y, wide, high = (value * factor for value in row[:4])
-        corners = (x, y + 18, max(x, x + wide), max(y, y + high) + 18)
-        pen.rectangle(corners, outline=color, width=2)
-        label = f"{categories.get(int(row[5]), int(row[5]))} {row[4]:.4f}"
-        place = (max(0, x + 3), max(18, y + 20))
-        pen.rectangle(pen.textbbox(place, label), fill=_PAPER)
-        pen.text(place, label, fill=color)
-    pen.rectangle((0, 0, panel.width, 17), fill=_PAPER)
-    pen.text((2, 3), f"{title}: {len(rows)} detections, {len(lone)} without a partner", fill=_INK)
+    shown = [i for i, row in enumerate(rows) if i in strongest or (i not in lone and row[4] >= SHOWN_SCORE)]
+    shown.sort(key=lambda i: i not in strongest)
+    boxes = rows[shown, :4].astype(np.float64) * factor
+    boxes[:, 2:] += boxes[:, :2]
+    labels = [f"{categories.get(int(rows[i, 5]), int(rows[i, 5]))} {rows[i, 4]:.4f}" for i in shown]
+    colors = [_LONE if i in strongest else _PARTNER for i in shown]
+    drawn = draw_boxes(np.asarray(picture.resize(size)), boxes, labels, colors)
+    panel = Image.new("RGB", (max(size[0], _NARROWEST), size[1] + _TITLE), _PAPER)
+    panel.paste(drawn, (0, _TITLE))
+    text = f"{title}: {len(rows)} detections, {len(lone)} without a partner"
+    ImageDraw.Draw(panel).text((2, 3), text, fill=_INK)
     return panel
