@@ -29,7 +29,7 @@ from porting.cache import (
     record_key,
 )
 from porting.catalog import OFFICIAL_PREFIX, CatalogEntry
-from porting.transfer import Progress, Retry, download, forget, is_http
+from porting.transfer import Progress, Retry, download, forget, has_file, is_http
 
 _GCS = "https://storage.googleapis.com/"
 _MAX_UNPACKED = 16 << 30
@@ -85,6 +85,16 @@ def fetch(
             return _checked(target, records, key)
         _obtain(location, target, records, key, progress, retry)
     return target
+
+
+def offered(entry: CatalogEntry, mirror: str) -> bool:
+    """Whether a mirror has a released checkpoint; asks a server for the head alone.
+
+    Raises:
+        InputError: the server does not answer, or with neither yes nor no.
+    """
+    location = _location(entry.url, mirror)
+    return has_file(location) if is_http(location) else Path(_path_of(location)).is_file()
 
 
 def _obtain(
@@ -203,7 +213,7 @@ def _location(url: str, mirror: str | None) -> str:
 
 def _local_file(url: str) -> Path:
     parts = urllib.parse.urlsplit(url)
-    path = Path(urllib.request.url2pathname(parts.path))
+    path = Path(_path_of(url))
     if parts.netloc not in ("", "localhost"):
         raise InputError(
             f"{public_url(url)}: expected a file of this machine (file:///path), found host {parts.netloc}; "
@@ -215,6 +225,10 @@ def _local_file(url: str) -> Path:
             "the official paths, e.g. MIRROR/coco2/efficientdet-d0.tar.gz."
         )
     return path
+
+
+def _path_of(url: str) -> str:
+    return urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
 
 
 def _make_folder(folder: Path) -> None:

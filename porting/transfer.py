@@ -105,6 +105,23 @@ def download(
                 time.sleep(min(max(retry.backoff * 2 ** (failures - 1), problem.after), retry.longest))
 
 
+def has_file(url: str) -> bool:
+    """Whether a server has a file; a server that does not answer HEAD is taken to have it.
+
+    Raises:
+        InputError: no answer, or trouble on the server.
+    """
+    try:
+        status = requests.head(url, allow_redirects=True, timeout=Retry().timeout).status_code
+    except requests.exceptions.RequestException as error:
+        raise InputError(f"{public_url(url)}: expected an answer, found none ({_reason(error)}); try again.") from error
+    if status in (200, 405, 501):
+        return True
+    if status in (403, 404, 410):
+        return False
+    raise InputError(f"{public_url(url)}: expected yes or no, found HTTP status {status}; try again.")
+
+
 def forget(part: Path) -> None:
     """Remove a partial file and what is known of it."""
     for path in (part, _version_path(part)):

@@ -75,6 +75,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
+    def do_HEAD(self) -> None:
+        status = self.state.statuses.pop(0) if self.state.statuses else 200
+        self.send_response(status if status != 200 or self.path in self.state.files else 404)
+        self.end_headers()
+
     def do_GET(self) -> None:
         state = self.state
         request = Request(self.path, dict(self.headers))

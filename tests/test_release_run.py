@@ -17,6 +17,7 @@ from porting.catalog import find
 from porting.obtain import Obtained
 from porting.release import check_release
 from porting.synthetic import write_synthetic_checkpoint
+from tests.misbehaving_server import serving
 from verify.release_run import ReleaseOptions, Report, released_variants, run_release
 
 VARIANTS = ("d0", "lite0")
@@ -76,8 +77,24 @@ def test_which_variants(options: ReleaseOptions) -> None:
             released_variants(names, every, options)
     with pytest.raises(InputError, match="expected one variant with --checkpoint, found 2"):
         released_variants(["d0", "d1"], False, ReleaseOptions(checkpoint="x"))
+    (Path(str(options.mirror)) / "empty").mkdir()
     with pytest.raises(InputError, match="expected checkpoints in the mirror"):
-        released_variants([], True, replace(options, mirror=str(options.mirror) + "/coco2"))
+        released_variants([], True, replace(options, mirror=str(options.mirror) + "/empty"))
+
+
+def test_which_variants_a_server_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFDET_PORT_CACHE", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(files={f"/{find(variant).path}": b"" for variant in ("d0", "d7x", "d1_ap")}) as server:
+        options = ReleaseOptions(mirror=server.url)
+        assert released_variants([], True, options) == ["d0", "d7x", "d1_ap"]
+        server.statuses = [500]
+        with pytest.raises(InputError, match="expected yes or no, found HTTP status 500"):
+            released_variants([], True, options)
+        with pytest.raises(InputError, match="expected checkpoints in the mirror"):
+            released_variants([], True, replace(options, offline=True))
+    with pytest.raises(InputError, match="expected an answer, found none"):
+        released_variants([], True, options)
 
 
 def test_from_checkpoints_to_a_release_and_on_after_an_interruption(options: ReleaseOptions, tmp_path: Path) -> None:

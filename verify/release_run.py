@@ -10,13 +10,16 @@ from typing import Protocol
 
 from effdet_model.errors import InputError
 from effdet_model.variants import OFFICIAL_VARIANTS, canonical_variant
+from porting.cache import cache_state
 from porting.catalog import find
 from porting.convert import convert
+from porting.download import offered
 from porting.evidence import DIFF, PARITY, read_evidence
 from porting.files import atomic_write
 from porting.model_card import LICENSE
 from porting.obtain import Obtained, obtain
 from porting.release import Release, ReleaseItem, make_release
+from porting.transfer import is_http
 from porting.weight_files import file_sha256
 
 Say = Callable[[str], None]
@@ -65,7 +68,7 @@ Verification = Callable[[Obtained, Path, ReleaseOptions], Report]
 def released_variants(names: Sequence[str], every: bool, options: ReleaseOptions) -> list[str]:
     """The variants that a command line means.
 
-    `every` is all official variants; where the mirror is a folder, those whose checkpoint is in it.
+    `every` is all official variants; with a mirror those whose checkpoint it, or the cache, has.
 
     Raises:
         InputError: none, both, an unknown one, or one checkpoint for several variants.
@@ -160,13 +163,14 @@ def detection_parity(found: Obtained, weights: Path, options: ReleaseOptions) ->
 
 
 def _available(variant: str, options: ReleaseOptions) -> bool:
-    if options.mirror is None or "://" in options.mirror:
-        return True
+    """Whether the family has the variant, and the mirror, where one is named, has its checkpoint."""
     try:
         entry = find(variant, options.family)
     except InputError:
         return False
-    return Path(options.mirror).expanduser().joinpath(entry.path).is_file()
+    if options.mirror is None or cache_state(entry.url).kind == "cached":
+        return True
+    return False if options.offline and is_http(options.mirror) else offered(entry, options.mirror)
 
 
 def _reusable(
