@@ -18,7 +18,7 @@ from effdet_model.nms_profiles import NmsProfile
 from effdet_model.preprocessing import preprocess
 from effdet_model.selection import Candidates, select
 from verify.detections_store import detections_to_rows
-from verify.parity_matching import Rows, match
+from verify.parity_matching import BOX_TOLERANCE, SCORE_TOLERANCE, Rows, match
 from verify.parity_result import StageDifference, StageResult
 
 Named = Mapping[str, np.ndarray]
@@ -31,10 +31,12 @@ STAGES = (
     (RESIZING, "normalised", "images", 1e-4),
     (NETWORK, "relative to a level's largest output", "outputs", 1e-4),
     (SELECTION, "pixels", "candidates", 1e-3),
-    (SUPPRESSION, "pixels", "detections", 1e-1),
+    (SUPPRESSION, "pixels", "detections", 1e-3),
 )
-"""Name, unit, what is counted, and the largest difference allowed."""
+"""Name, unit, what is counted, and the largest difference allowed on TensorFlow's own input."""
 _SCORE_TOLERANCE = 1e-6
+_FROM_FILE = {SELECTION: BOX_TOLERANCE, SUPPRESSION: BOX_TOLERANCE}
+"""What is allowed where the network's rounding comes before; as for pairs of detections."""
 
 
 @dataclass
@@ -78,7 +80,8 @@ class Ladder:
     def __post_init__(self) -> None:
         self.anchors = torch.from_numpy(anchors_from_config(self.model.config))
         for name, _, _, tolerance in STAGES:
-            self.alone[name], self.from_file[name] = StageTally(tolerance), StageTally(tolerance)
+            self.alone[name] = StageTally(tolerance)
+            self.from_file[name] = StageTally(_FROM_FILE.get(name, tolerance))
 
     @property
     def config(self) -> EfficientDetConfig:
@@ -145,8 +148,11 @@ class Ladder:
             [_nchw(theirs[f"box.{level}"]) for level in self.config.levels],
         )
         mine = self._select(own)
-        for tally, candidates in ((self.alone, self._select(their_outputs)), (self.from_file, mine)):
-            differences, unpaired = _compare_candidates(reference, candidates)
+        for tally, candidates, limit in (
+            (self.alone, self._select(their_outputs), _SCORE_TOLERANCE),
+            (self.from_file, mine, SCORE_TOLERANCE),
+        ):
+            differences, unpaired = _compare_candidates(reference, candidates, limit)
             tally[SELECTION].add(image, differences, unpaired)
         return mine
 
@@ -196,11 +202,13 @@ def _their_candidates(theirs: Named) -> Candidates:
     return Candidates(table[:, :4].contiguous(), table[:, 4].contiguous(), places[:, 1], places[:, 0])
 
 
-def _compare_candidates(reference: Candidates, port: Candidates) -> tuple[list[float], int]:
+def _compare_candidates(
+    reference: Candidates, port: Candidates, score_tolerance: float
+) -> tuple[list[float], int]:
     """(differences of the candidates that both have, how many only one has).
 
-    A difference is in pixels per thousand pixels for coordinates beyond 1000; one in the score beyond 1e-6 counts
-    as infinite.
+    A difference is in pixels, per thousand pixels for coordinates beyond 1000; one in the score beyond its tolerance
+    counts as infinite.
     """
     classes = max(_top(reference), _top(port)) + 1
     a = (reference.anchors * classes + reference.classes).numpy()
@@ -210,7 +218,7 @@ def _compare_candidates(reference: Candidates, port: Candidates) -> tuple[list[f
     scale = np.maximum(1.0, np.abs(boxes_a.astype(np.float64)) / 1000)
     boxes = (np.abs(boxes_a.astype(np.float64) - boxes_b) / scale).max(1, initial=0)
     scores = np.abs(reference.scores.numpy()[left].astype(np.float64) - port.scores.numpy()[right])
-    boxes[~(scores <= _SCORE_TOLERANCE)] = math.inf
+    boxes[~(scores <= score_tolerance)] = math.inf
     return boxes.tolist(), max(len(a), len(b)) - len(common)
 
 
