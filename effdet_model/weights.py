@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from effdet_model.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 METADATA_KEY = "effdet_port"
 """Under this key the safetensors header has the metadata, as JSON text."""
@@ -64,11 +64,13 @@ def read_state_dict(path: str | Path, mapped: bool = False) -> dict[str, Tensor]
             return load_file(path)
         except SafetensorError as error:
             raise _unreadable(path, "a safetensors file", error) from error
+    import torch
+
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise _unreadable(path, "a PyTorch state_dict of plain tensors", error) from error
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise InputError(
             f"weights {path}: expected a plain state_dict (names to tensors), found {_describe(loaded)}; "
             "save model.state_dict() alone."
@@ -76,7 +78,7 @@ def read_state_dict(path: str | Path, mapped: bool = False) -> dict[str, Tensor]
     return loaded
 
 
-def load_into(model: torch.nn.Module, state_dict: dict[str, Tensor], source: str | Path) -> None:
+def load_into(model: nn.Module, state_dict: dict[str, Tensor], source: str | Path) -> None:
     """Copy tensors into a model, strictly.
 
     Raises:

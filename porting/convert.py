@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
@@ -21,6 +19,9 @@ from porting.identify import explain_mismatch, identify
 from porting.metadata import build_metadata
 from porting.sources import Kind, Source, open_source
 from porting.weight_files import check_output, write_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Progress = Callable[[int, int], None]
 """Called with (tensors done, tensors in all)."""
@@ -134,6 +135,8 @@ def fill(
     Raises:
         InputError: damaged data, or values that no trained model has (NaN, Inf, negative variances).
     """
+    import torch  # here, so that the source's hashing, already under way, does not wait for it
+
     state_dict: dict[str, Tensor] = {}
     bad: list[str] = []
     for done, row in enumerate(table.rows, 1):

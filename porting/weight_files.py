@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from effdet_model.errors import InputError
 from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_state_dict
 from porting.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 
@@ -79,6 +79,8 @@ def _written(temporary: Path, state_dict: dict[str, Tensor], metadata: dict[str,
         # One key alone: safetensors writes several in a random order, and files would not be reproducible.
         save_file(state_dict, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     else:
+        import torch
+
         with open(temporary, "wb") as file:
             torch.save(state_dict, file)
     _compare(temporary, state_dict, suffix)
@@ -105,6 +107,8 @@ def _compare(temporary: Path, state_dict: dict[str, Tensor], suffix: str) -> Non
 
 def bit_identical(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and bits (NaN equals the same NaN)."""
+    import torch
+
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
