@@ -19,6 +19,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+PATH = click.Path(path_type=Path)
 Command = Callable[..., Any]
 
 
@@ -62,17 +63,26 @@ def source_options(command: Command) -> Command:
 @cli.command()
 @click.option("--variant", default="auto", show_default=True, help="d0 ... d7x, lite0 ..., or auto.")
 @source_options
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.pth|.safetensors",
-              help="Default: tf_efficientdet_VARIANT.pth here.")
+@click.option("--output", type=PATH, metavar="FILE.pth|.safetensors",
+              help="Default: tf_efficientdet_VARIANT.pth here. With --to tf: a folder, or FILE.h5.")
+@click.option("--to", "target", type=click.Choice(["pytorch", "tf"]), default="pytorch", show_default=True,
+              help="tf: the other way, --weights into a TensorFlow checkpoint.")
+@click.option("--weights", type=PATH, help="With --to tf: .pth or .safetensors.")
 @click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True,
               help="Moving averages or raw values.")
 @click.option("--allow-nonfinite", is_flag=True, help="Accept NaN, Inf and negative variances.")
 @json_option
 def convert(
     variant: str, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
-    offline: bool, output: Path | None, variables: Any, allow_nonfinite: bool, as_json: bool,
+    offline: bool, output: Path | None, target: str, weights: Path | None, variables: Any, allow_nonfinite: bool,
+    as_json: bool,
 ) -> None:
-    """Convert a TensorFlow checkpoint into a PyTorch weight file."""
+    """Convert a TensorFlow checkpoint into a PyTorch weight file, or back with --to tf."""
+    if target == "tf":
+        _to_tensorflow(variant, weights, output, hparams, allow_nonfinite, as_json)
+        return
+    if weights is not None:
+        raise click.UsageError("--weights goes with --to tf; name the TensorFlow checkpoint with --checkpoint.")
     from porting.convert import convert as run
     from porting.obtain import obtain
     from porting.show import conversion_json, conversion_summary, progress
@@ -87,6 +97,44 @@ def convert(
         _print_json(conversion_json(written, found.notes))
     else:
         _console().print(conversion_summary(written, found.notes))
+
+
+def _to_tensorflow(
+    variant: str, weights: Path | None, output: Path | None, hparams: str | None, allow_nonfinite: bool, as_json: bool
+) -> None:
+    from effdet_model.hparams import parse_hparams
+    from porting.reverse import to_tensorflow
+    from porting.show import progress, reverse_summary
+
+    if weights is None or output is None:
+        raise click.UsageError("--to tf needs --weights FILE and --output DIR or FILE.h5.")
+    with progress("converting") as report:
+        written = to_tensorflow(
+            weights, output, None if variant == "auto" else variant, parse_hparams(hparams).fields,
+            allow_nonfinite=allow_nonfinite, progress=report,
+        )
+    if as_json:
+        _print_json(written.to_json())
+    else:
+        _console().print(reverse_summary(written))
+
+
+@cli.command()
+@click.argument("path", type=PATH, metavar="CHECKPOINT|WEIGHTS")
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what a checkpoint, weight file or archive is, and what to type next."""
+    from porting.inspect import inspect_file
+    from porting.show import progress
+    from porting.show_inspect import inspection_summary
+
+    with progress("inspecting") as report:
+        found = inspect_file(path, report)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _console().print(inspection_summary(found))
+    sys.exit(0 if found.usable else EXIT_CHECK_FAILED)
 
 
 @cli.command()
@@ -127,9 +175,9 @@ def variants(as_json: bool) -> None:
 @cli.command()
 @click.option("--variant", help="Where the weights have no metadata.")
 @source_options
-@click.option("--weights", required=True, type=click.Path(path_type=Path), help=".pth or .safetensors.")
+@click.option("--weights", required=True, type=PATH, help=".pth or .safetensors.")
 @click.option("--image-size", metavar="HxW", help="Default: the weights' own.")
-@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Compare on this image.")
+@click.option("--image", "images", multiple=True, type=PATH, help="Compare on this image.")
 @click.option("--noise", "noise_seeds", multiple=True, type=int, metavar="SEED", help="Compare on seeded noise.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
               help="float64 is the proof: what is left then is not rounding.")
@@ -138,7 +186,7 @@ def variants(as_json: bool) -> None:
 @click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
 @click.option("--reference", default="tensorflow", show_default=True,
               help="tensorflow, automl:DIR (your clone) or savedmodel:DIR (a program: executed!).")
-@click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="diff.json, diff.md, diff.html.")
+@click.option("--report", type=PATH, metavar="DIR", help="diff.json, diff.md, diff.html.")
 @json_option
 def diff(
     variant: str | None, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
@@ -169,18 +217,18 @@ def diff(
 
 @cli.command()
 @click.option("--variant", help="Where the weights have no metadata.")
-@click.option("--weights", required=True, type=click.Path(path_type=Path), help=".pth or .safetensors.")
-@click.option("--coco", type=click.Path(path_type=Path), metavar="DIR", help="A folder in COCO's layout.")
+@click.option("--weights", required=True, type=PATH, help=".pth or .safetensors.")
+@click.option("--coco", type=PATH, metavar="DIR", help="A folder in COCO's layout.")
 @click.option("--split", default="val2017", show_default=True, help="Of --coco: val2017, test-dev2017, ...")
-@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="Images, with --annotations.")
-@click.option("--annotations", type=click.Path(path_type=Path), metavar="FILE", help="COCO annotations of --images.")
+@click.option("--images", type=PATH, metavar="DIR", help="Images, with --annotations.")
+@click.option("--annotations", type=PATH, metavar="FILE", help="COCO annotations of --images.")
 @click.option("--nms", metavar="PROFILE", help="Suppression profile; default numpy_gaussian.")
 @click.option("--image-size", metavar="HxW", help="Default: the weights' own.")
 @click.option("--as-published", is_flag=True, help="Anchors and suppression of the day the family was published.")
 @click.option("--family", help="Official family, for --as-published, where the weights do not say it.")
 @click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes.")
-@click.option("--detections", type=click.Path(path_type=Path), metavar="OUT.json|.zip", help="COCO results.")
-@click.option("--metrics", type=click.Path(path_type=Path), metavar="OUT.json", help="The 12 metrics and more.")
+@click.option("--detections", type=PATH, metavar="OUT.json|.zip", help="COCO results.")
+@click.option("--metrics", type=PATH, metavar="OUT.json", help="The 12 metrics and more.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Image readers.")
 @click.option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
@@ -210,7 +258,110 @@ def evaluate(hparams: str | None, as_json: bool, **how: Any) -> None:
 
 
 @cli.command()
-@click.option("--output", type=click.Path(path_type=Path), default="demo-output", show_default=True)
+@click.option("--variant", help="Where the weights have no metadata.")
+@source_options
+@click.option("--weights", required=True, type=PATH, help=".pth or .safetensors.")
+@click.option("--images", type=PATH, metavar="DIR", help="Images; with --annotations those that it lists.")
+@click.option("--annotations", type=PATH, metavar="FILE", help="COCO annotations of --images.")
+@click.option("--coco", type=PATH, metavar="DIR", help="A folder in COCO's layout instead.")
+@click.option("--split", default="val2017", show_default=True, help="Of --coco.")
+@click.option("--nms", metavar="PROFILE", help="Suppression profile; default numpy_gaussian.")
+@click.option("--image-size", metavar="HxW", help="Default: the weights' own.")
+@click.option("--as-published", is_flag=True, help="Anchors and suppression of the day the family was published.")
+@click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
+@click.option("--skip-bad-images", is_flag=True, help="Leave out and count what cannot be used.")
+@click.option("--report", type=PATH, metavar="DIR", help="parity.json, parity.md, parity.html.")
+@json_option
+def parity(
+    variant: str | None, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
+    offline: bool, report: Path | None, as_json: bool, **how: Any,
+) -> None:
+    """Hold the detections of both frameworks against each other, from files to metrics."""
+    from porting.obtain import obtain
+    from verify.parity import ParityOptions
+    from verify.parity import parity as run
+    from verify.report.parity import print_parity, write_parity_report
+
+    found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
+    result = run(ParityOptions(found.path, variant=variant, family=family, overrides=found.hparams, **how))
+    pages = write_parity_report(result, report) if report else []
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        print_parity(result, _console())
+        for page in pages:
+            click.echo(page)
+    sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
+
+
+@cli.command()
+@click.argument("source", type=PATH, metavar="IMAGE|FOLDER|VIDEO")
+@click.option("--weights", required=True, type=PATH, help=".pth or .safetensors.")
+@click.option("--output", required=True, type=PATH, metavar="DIR")
+@click.option("--variant", help="Where the weights have no metadata.")
+@click.option("--nms", default="numpy_gaussian", show_default=True, help="Suppression profile.")
+@click.option("--image-size", metavar="HxW", help="Default: the weights' own.")
+@click.option("--score-threshold", type=float, default=0.3, show_default=True, help="Of what is drawn.")
+@click.option("--min-score", type=float, default=0.05, show_default=True, help="Of what detections.json lists.")
+@click.option("--max-detections", type=click.IntRange(1), help="Per image.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
+@click.option("--label-map", help="coco, voc, waymo, or a YAML file of id: name.")
+@click.option("--skip-bad-images", is_flag=True, help="Leave out and list what cannot be read.")
+@click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes.")
+@json_option
+def detect(hparams: str | None, as_json: bool, **how: Any) -> None:
+    """Find objects in images or a video: pictures with boxes, and detections.json."""
+    from effdet_model.hparams import parse_hparams
+    from porting.show import progress
+    from verify.detect import DetectOptions
+    from verify.detect import detect as run
+
+    with progress("detecting") as report:
+        found = run(DetectOptions(**how, overrides=parse_hparams(hparams).fields), report)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        click.echo(found.summary())
+
+
+@cli.command()
+@click.option("--variant", "names", multiple=True, help="Once or more.")
+@click.option("--all", "every", is_flag=True, help="All variants; with --mirror, those that it has.")
+@click.option("--output", required=True, type=PATH, metavar="DIR", help="The release; must not exist or be empty.")
+@click.option("--work", type=PATH, metavar="DIR", help="Weights and reports on the way; default: OUTPUT-work.")
+@click.option("--checkpoint", metavar="PATH|URL", help="Your own, for one variant.")
+@click.option("--family", help="Official family.")
+@click.option("--mirror", metavar="URL", help="Take official files from here instead.")
+@click.option("--offline", is_flag=True, help="Use no network.")
+@click.option("--image-size", metavar="HxW", help="Of diff and parity; default: each variant's own.")
+@click.option("--coco", type=PATH, metavar="DIR", help="For parity: a folder in COCO's layout.")
+@click.option("--images", type=PATH, metavar="DIR", help="For parity; default: pictures drawn for this.")
+@click.option("--annotations", type=PATH, metavar="FILE", help="COCO annotations of --images.")
+@click.option("--license", "license_name", default="apache-2.0", show_default=True, help="For the model cards.")
+@click.option("--push-to-hub", metavar="REPO", help="Upload to the Hugging Face Hub.")
+@click.option("--private", is_flag=True, help="Of --push-to-hub.")
+def release(
+    names: tuple[str, ...], every: bool, output: Path, work: Path | None, image_size: str | None,
+    push_to_hub: str | None, private: bool, **how: Any,
+) -> None:
+    """Convert, verify, and make what one uploads: hashed names, checksums, model cards."""
+    from effdet_model.config import parse_image_size
+    from porting.publish import push_to_hub as push
+    from verify.release_run import ReleaseOptions, released_variants, run_release
+
+    options = ReleaseOptions(image_size=parse_image_size(image_size) if image_size else None, **how)
+    chosen = released_variants(names, every, options)
+    click.echo(f"releasing {', '.join(chosen)}")
+    made = run_release(chosen, output, work or output.with_name(f"{output.name}-work"), options, say=click.echo)
+    click.echo(f"{made.folder}: {len(made.files)} files and SHA256SUMS")
+    if push_to_hub:
+        click.echo(push(made.folder, push_to_hub, private=private))
+
+
+@cli.command()
+@click.option("--output", type=PATH, default="demo-output", show_default=True)
 def demo(output: Path) -> None:
     """The whole way on an embedded checkpoint with seeded weights."""
     from verify.demo import run_demo
@@ -220,7 +371,7 @@ def demo(output: Path) -> None:
 
 def main() -> None:
     """Run the command line; every known problem ends in one message and its exit code."""
-    from effdet_model.errors import InputError
+    from effdet_model.errors import CheckFailedError, InputError
 
     def terminate(number: int, frame: object) -> None:
         raise SystemExit(EXIT_TERMINATED)
@@ -241,7 +392,7 @@ def main() -> None:
         sys.exit(EXIT_CHECK_FAILED)
     except InputError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(EXIT_CHECK_FAILED if isinstance(error, CheckFailedError) else EXIT_BAD_INPUT)
     except OSError as error:
         click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}; check path and rights.", err=True)
         sys.exit(EXIT_BAD_INPUT)

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class CheckFailedError(InputError):
+    """A check ran and failed where its success was needed to go on; the command line exits with code 1."""
+
+
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """The `count` candidates that look most like `name`, best first; empty when none comes close."""
     return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)

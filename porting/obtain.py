@@ -23,6 +23,7 @@ class Obtained:
         path: the file or folder.
         variant: a variant's name, or "auto".
         overrides: config fields from its family's day and --hparams; the latter win.
+        hparams: those of the overrides that --hparams set.
         origin: {"url", "family", "nms_profile"} of a released checkpoint; empty for a user's own.
         notes: what the user should know, in sentences.
     """
@@ -32,6 +33,7 @@ class Obtained:
     overrides: Mapping[str, Any]
     origin: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    hparams: Mapping[str, Any] = field(default_factory=dict)
 
 
 def obtain(
@@ -77,9 +79,12 @@ def obtain(
     else:
         path = Path(checkpoint)
     if entry is None:
-        return Obtained(path, variant, dict(parsed.fields), notes=notes)
+        return Obtained(path, variant, parsed.fields, notes=notes, hparams=parsed.fields)
     origin = {"url": entry.url, "family": entry.family, "nms_profile": entry.nms_profile}
-    return Obtained(path, entry.variant, {**config_overrides(entry), **parsed.fields}, origin, notes)
+    if entry.note:
+        notes = (*notes, f"{entry.variant}, {entry.family}: {entry.note}")
+    overrides = {**config_overrides(entry), **parsed.fields}
+    return Obtained(path, entry.variant, overrides, origin, notes, parsed.fields)
 
 
 def _official(variant: str, family: str | None) -> CatalogEntry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -16,6 +16,9 @@ from rich.text import Text
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable
 from porting.convert import Progress, Written
+
+if TYPE_CHECKING:
+    from porting.reverse import ReverseWritten
 
 
 def conversion_summary(written: Written, notes: Iterable[str] = ()) -> RenderableType:
@@ -42,6 +45,19 @@ def conversion_summary(written: Written, notes: Iterable[str] = ()) -> Renderabl
         f"{written.path}  sha256 {written.sha256}",
     ]
     return Group(table, *(Text(f"note: {note}") for note in (*notes, *conversion.notes)), *map(Text, lines))
+
+
+def reverse_summary(written: ReverseWritten) -> RenderableType:
+    """What was written for TensorFlow, what was ignored and why, and the files' hashes."""
+    lines = [f"note: {note}" for note in written.notes]
+    lines.append(
+        f"{len(written.consumed):,} PyTorch tensors -> {written.variables:,} TensorFlow variables of "
+        f"{written.config.name} ({written.dialect}), {written.tensors:,} tensors in the file; read back, bit-identical"
+    )
+    lines += [f"ignored {count:,}: {reason}" for reason, count in written.ignored.items()]
+    lines += [f"{written.output if written.dialect == 'h5' else written.output / name}  sha256 {digest}"
+              for name, digest in written.files.items()]
+    return Group(*map(Text, lines))
 
 
 def conversion_json(written: Written, notes: Iterable[str] = ()) -> dict[str, Any]:

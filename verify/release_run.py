@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from effdet_model.errors import InputError
+from effdet_model.errors import CheckFailedError, InputError
 from effdet_model.variants import OFFICIAL_VARIANTS, canonical_variant
 from porting.cache import cache_state
 from porting.catalog import find
@@ -110,7 +110,8 @@ def run_release(
         diff, parity: how to compare; `layer_diff` and `detection_parity` by default.
 
     Raises:
-        InputError: a checkpoint is missing or damaged, or a verification failed; no release is written then.
+        CheckFailedError: a verification failed; no release is written then.
+        InputError: a checkpoint is missing or damaged.
     """
     options = options or ReleaseOptions()
     steps = ((DIFF, diff or layer_diff), (PARITY, parity or detection_parity))
@@ -134,6 +135,11 @@ def run_release(
             result.write_json(report)
             _write_settings(report, options)
             say(f"{variant}: {kind}: {result.verdict}")
+            if not result.passed:
+                raise CheckFailedError(
+                    f"{variant}: {kind} failed, so nothing is released: {result.verdict} See {report}; run "
+                    f"`cli.py {kind} --report DIR` for the whole report."
+                )
         items.append(ReleaseItem(weights, folder / "diff.json", folder / "parity.json"))
     return make_release(items, output, license_name=options.license_name)
 
