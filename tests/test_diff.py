@@ -19,17 +19,27 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from effdet_model import EfficientDet, InputError
+from effdet_model import EfficientDet, InputError, create_model
 from porting.convert import convert
 from porting.tensorbundle_writer import write_checkpoint
 from tests.conftest import REPOSITORY
 from tests.diff_cases import SMALL, MemorySource, make_source, ported, small_config
 from verify.diff import DiffOptions, diff_model, run_diff
 from verify.diff_result import DiffResult
+from verify.layer_tensors import agrees, expected_layout, pair_tensors
 from verify.reference_process import ReferenceProcess
 
 PROOF = DiffOptions(dtype="float64")
 ISOLATED = DiffOptions(dtype="float64", isolate=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Maps of a few pixels are not worth two threads that wait for one another."""
+    known = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(known)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +111,30 @@ def test_sound_ports_are_the_same_function(reference: ReferenceProcess, override
     assert result.passed, result.verdict
     assert result.max_rel < 1e-12
     assert result.cause is None
+
+
+@pytest.mark.parametrize("name", ["d0", "qufpn, channel attention", "plain convolutions", "conv_bn_act"])
+def test_tensors_are_paired_without_the_mapping(reference: ReferenceProcess, name: str) -> None:
+    """In a sound port every tensor of every layer equals the variables that TensorFlow used in its place."""
+    config = small_config(**ARCHITECTURES[name])
+    source = make_source(config)
+    model = ported(config, source)
+    reference.open(config.to_dict(), lambda variable: source.read(variable, "ema"))
+    paired: set[str] = set()
+    for layer in reference.layers(np.zeros((1, *config.image_size, 3), np.float32)):
+        pairs = pair_tensors(model, layer.name, layer.variables)
+        assert bool(pairs) == bool(layer.variables), layer.name
+        for pair in pairs:
+            arrays = [source.read(variable, "ema") for variable in pair.variables]
+            assert agrees(pair.value, expected_layout(pair, arrays)), (layer.name, pair.key)
+        paired.update(pair.key for pair in pairs)
+    assert paired == {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
+
+
+def test_models_without_a_reference_are_refused(reference: ReferenceProcess) -> None:
+    model = create_model("efficientdet_d0", image_size=64)
+    with pytest.raises(InputError, match="no reference"):
+        diff_model(model, sound_d0()[1], reference, PROOF)  # type: ignore[arg-type]
 
 
 def test_float32_stays_within_its_tolerances(reference: ReferenceProcess) -> None:
@@ -359,6 +393,7 @@ def test_raw_weights_end_to_end(files: Files) -> None:
     assert result.cause is not None and result.cause.kind == "moving_averages_not_used"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["tensorflow", "torch", "torchvision"])
 def test_whatever_was_imported_first(files: Files, first: str) -> None:
     code = (
@@ -370,6 +405,7 @@ def test_whatever_was_imported_first(files: Files, first: str) -> None:
     assert done.stdout.split()[-1] == "True"
 
 
+@pytest.mark.slow
 def test_a_savedmodel_is_run_on_request_with_a_warning(
     files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,6 @@ computed in TensorFlow with one mistake after the other until one gives the port
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,23 +64,22 @@ def _read(case: Investigation, name: str, kind: Kind | None = None) -> np.ndarra
 
 
 def _explain_weights(case: Investigation, wrong: list[TensorPair], count: int) -> Cause:
-    """The first explanation that holds for a tensor, best ones first; others are evidence."""
-    found = [explained for pair in wrong for explained in _explanations(case, pair)]
-    if not found:
-        names = ", ".join(pair.key for pair in wrong[:6])
-        return Cause(
-            "weights_differ",
-            f"{len(wrong)} of {count} tensors of {case.suspect.name} differ from the checkpoint: {names}",
-            tuple(_size_of_difference(case, pair) for pair in wrong[:12]),
-            "Convert the checkpoint again; compare its checksum with the one in the weights' metadata.",
-        )
-    order = [kind for kind, _, _ in _EXPLAINERS]
-    found.sort(key=lambda explained: order.index(explained.kind))
-    first = found[0]
-    evidence = [f"{explained.evidence[0]}" for explained in found]
-    seen = {line.split(" ")[0] for line in evidence}
-    evidence += [_size_of_difference(case, pair) for pair in wrong if pair.key not in seen]
-    return Cause(first.kind, first.summary, tuple(evidence[:12]), first.try_next)
+    """The likeliest explanation of any tensor is the headline; those of the others are evidence."""
+    found = {pair.key: _explanation(case, pair) for pair in wrong}
+    evidence = [
+        explained[1].evidence[0] if explained else _size_of_difference(case, pair)
+        for pair, explained in zip(wrong, found.values(), strict=True)
+    ]
+    ranked = sorted((explained for explained in found.values() if explained), key=lambda item: item[0])
+    if ranked:
+        first = ranked[0][1]
+        return Cause(first.kind, first.summary, tuple(evidence[:12]), first.try_next)
+    return Cause(
+        "weights_differ",
+        f"{len(wrong)} of {count} tensors of {case.suspect.name} differ from the checkpoint",
+        tuple(evidence[:12]),
+        "Convert the checkpoint again; compare its checksum with the one in the weights' metadata.",
+    )
 
 
 def _size_of_difference(case: Investigation, pair: TensorPair) -> str:
@@ -91,12 +89,13 @@ def _size_of_difference(case: Investigation, pair: TensorPair) -> str:
     return f"{pair.key} differs from {pair.label} by up to {np.abs(pair.value - expected).max():.3g}"
 
 
-def _explanations(case: Investigation, pair: TensorPair) -> Iterator[Cause]:
-    for _, _, explain in _EXPLAINERS:
+def _explanation(case: Investigation, pair: TensorPair) -> tuple[int, Cause] | None:
+    """(rank, cause) of the first explanation that holds; a lower rank is likelier."""
+    for rank, explain in enumerate(_EXPLAINERS):
         cause = explain(case, pair)
         if cause is not None:
-            yield cause
-            return
+            return rank, cause
+    return None
 
 
 def _other_kind(case: Investigation, pair: TensorPair) -> Cause | None:
@@ -185,16 +184,7 @@ def _untouched(case: Investigation, pair: TensorPair) -> Cause | None:
     )
 
 
-_EXPLAINERS = (
-    ("moving_averages_not_used", "", _other_kind),
-    ("moving_averages_used", "", _other_kind),
-    ("kernel_transposed", "", _other_layout),
-    ("edge_weights_swapped", "", _other_layout),
-    ("not_loaded", "", _untouched),
-    ("precision_lost", "", _reduced_precision),
-    ("batch_norm_swapped", "", _other_variable),
-    ("conv_swapped", "", _other_variable),
-)
+_EXPLAINERS = (_other_kind, _other_layout, _untouched, _reduced_precision, _other_variable)
 
 
 def _non_finite(case: Investigation) -> Cause | None:
@@ -262,6 +252,8 @@ def _unexplained(case: Investigation, count: int) -> Cause:
     suspect = case.suspect
     if count:
         evidence = [f"all {count} tensors of this layer equal the checkpoint's: the function differs, not the weights"]
+    elif suspect.variables:
+        evidence = ["the layer's tensors could not be paired with TensorFlow's: their numbers differ"]
     else:
         evidence = ["this layer has no tensors of its own: the function differs, not the weights"]
     if suspect.reference.dtype == np.float32 and suspect.difference.max_rel < 1e-3:

@@ -21,7 +21,7 @@ from verify.reference_process import ReferenceLayer, ReferenceProcess
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from effdet_model import EfficientDet
+    from effdet_model import EfficientDet, EfficientDetConfig
     from porting.sources import Source
     from verify.diff_inputs import DiffInput
 
@@ -29,9 +29,12 @@ DEFAULT_TOLERANCES = {
     ("float64", True): 1e-9,
     ("float64", False): 1e-9,
     ("float32", True): 1e-5,
-    ("float32", False): 1e-4,
+    ("float32", False): 5e-5,
 }
-"""(dtype, isolate) -> largest difference of a layer, relative to its largest absolute reference value."""
+"""(dtype, isolate) -> largest difference of a layer, relative to its largest absolute reference value.
+
+Rounding alone: at most 6e-15, 6e-15, 1e-6 and 3e-6 over all variants at 128 x 128 with made-up weights.
+"""
 
 Progress = Callable[[str, str, Difference], None]
 """Called with input name, layer name and difference, layer by layer."""
@@ -120,6 +123,7 @@ def diff_model(
     from verify.diff_inputs import make_inputs
 
     config = model.config
+    _check_comparable(config)
     kind = choose_kind(source, list(source.variables), options.variables)  # type: ignore[arg-type]
     inputs = make_inputs(config, options.images, options.noise_seeds)
     model = model.to(getattr(torch, options.dtype)).eval()
@@ -312,6 +316,19 @@ def _checked(options: DiffOptions) -> tuple[str, Path | None]:
             "reference savedmodel: %s is a program and will be executed; go on only if you trust who made it.", folder
         )
     return kind, Path(folder)
+
+
+def _check_comparable(config: EfficientDetConfig) -> None:
+    """Refuse what TensorFlow's official model does not have; a wrong padding or epsilon is for the diff to find."""
+    from verify.reference_backbone import SCALING
+
+    known = [f"efficientnet-{name}" for name in SCALING]
+    if config.backbone_name not in known or (config.fpn_name or "").startswith("pan"):
+        raise InputError(
+            f"diff of {config.name}: expected a model that google/automl has (a backbone efficientnet-*, BiFPN or "
+            f"QuFPN), found backbone {config.backbone_name}, fpn_name {config.fpn_name}; models that exist in "
+            "PyTorch only have no reference."
+        )
 
 
 def _with_files(result: DiffResult, source: Source, weights: Path, seconds: Mapping[str, float]) -> DiffResult:

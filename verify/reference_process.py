@@ -52,6 +52,7 @@ class ReferenceProcess:
         self._messages: queue.Queue[Message] = queue.Queue(_LAYERS_AHEAD)
         self._read: Callable[[str], np.ndarray] | None = None
         self._closed = threading.Event()
+        self._answering = False
         command = [sys.executable, "-m", "verify.reference_worker"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_environment(kind)
@@ -71,6 +72,7 @@ class ReferenceProcess:
             dtype: "float32" or "float64".
             backbone_scope: first part of the backbone's variable names.
         """
+        self._settle()
         self._read = read
         path = str(self.path.resolve()) if self.path else None
         job = {"kind": self.kind, "path": path, "config": dict(config), "dtype": dtype, "scope": backbone_scope}
@@ -96,13 +98,22 @@ class ReferenceProcess:
         return self._answers({"type": "probe", "layer": layer, "faults": list(faults)}, images)
 
     def _answers(self, request: Mapping[str, Any], images: np.ndarray) -> Iterator[ReferenceLayer]:
+        self._settle()
         self._send(request, images)
+        self._answering = True
         while True:
             header, array = self._next()
             if header["type"] == "done":
+                self._answering = False
                 return
             assert array is not None
             yield ReferenceLayer(header["name"], array, tuple(header["variables"]))
+
+    def _settle(self) -> None:
+        """Let a run end that its caller did not follow to the end."""
+        while self._answering:
+            header, _ = self._next()
+            self._answering = header["type"] != "done"
 
     def close(self) -> None:
         """End the process; also when it is in the middle of something."""
