@@ -29,6 +29,7 @@ def test_help_needs_nothing_heavy(repository: Path) -> None:
 
 def test_mapping(repository: Path) -> None:
     done = run(repository, "mapping", "--variant", "d0")
+    assert done.returncode == 0, done.stderr
     assert done.stdout == (repository / "mappings" / "tables" / "d0.tsv").read_text()
     table = json.loads(run(repository, "mapping", "--variant", "tf_efficientdet_d0", "--json").stdout)
     assert len(table["rows"]) == 784 and table["counts"]["edge_weight"] == 24
