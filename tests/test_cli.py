@@ -23,7 +23,9 @@ def test_help_needs_nothing_heavy(repository: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("convert", "diff", "mapping", "variants", "demo"):
+    for command in (
+        "convert", "diff", "evaluate", "parity", "detect", "inspect", "mapping", "variants", "release", "demo",
+    ):  # fmt: skip
         assert f"\n  {command}" in done.stdout
 
 
@@ -69,3 +71,5 @@ def test_demo(repository: Path, tmp_path: Path) -> None:
     result = json.loads((tmp_path / "demo" / "diff" / "diff.json").read_text())
     assert result["first_divergent_layer"] is None and result["max_rel"] <= 1e-9 and len(result["layers"]) == 86
     assert (tmp_path / "demo" / "diff" / "diff.html").stat().st_size > 0
+    agreement = json.loads((tmp_path / "demo" / "parity" / "parity.json").read_text())
+    assert agreement["passed"] and (tmp_path / "demo" / "parity" / "parity.html").stat().st_size > 0
