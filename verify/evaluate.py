@@ -36,7 +36,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult | None:
 
     Started by torchrun, every process takes its share of the batches; the first one writes and returns the result,
     the others return None. The same batches are formed however many processes there are and however often the run
-    was resumed, so the detections are the same.
+    was resumed, so the detections are the same; to the last bit where torch has the same number of threads (torchrun
+    gives each process one unless OMP_NUM_THREADS is set).
 
     Raises:
         InputError: an option, the weights, the dataset or an image is not as it must be.
@@ -92,7 +93,7 @@ def _detect_all(job: Job, rank: Ranks, done: set[int]) -> Iterator[list[ImageRes
     images, size = job.dataset.images, job.options.batch_size
     groups: list[Sequence[ImageRecord]] = [images[start : start + size] for start in range(0, len(images), size)]
     mine = [[image for image in group if image.id not in done] for group in groups[rank.rank :: rank.world]]
-    loaded = batches([g for g in mine if g], job.config, job.options.workers, job.options.channels_last)
+    loaded = batches([g for g in mine if g], job.config, job.options.workers, job.channels_last)
     anchors = torch.from_numpy(anchors_from_config(job.config)).to(job.device)
     with torch.inference_mode(), _exact_float32():
         for batch in loaded:
@@ -175,9 +176,10 @@ def _finish(job: Job, store: DetectionsStore, resumed: int, seconds: float, rank
         processes=rank.world,
         options={
             key: getattr(options, key)
-            for key in ("batch_size", "workers", "amp", "channels_last", "compile", "as_published", "limit")
+            for key in ("batch_size", "workers", "amp", "compile", "as_published", "limit")
         }
-        | {"device": str(job.device), "family": job.era.family if job.era else None},
+        | {"device": str(job.device), "channels_last": job.channels_last}
+        | {"family": job.era.family if job.era else None},
         notes=(*dataset.notes, *_notes(job, judged)),
     )
     if options.metrics is not None:

@@ -40,6 +40,7 @@ class EvaluateOptions:
         detections: where COCO results go (.json, or .zip). metrics: where the metrics go, as JSON.
         workers: threads that read images ahead. device: e.g. "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
         amp: mixed precision (bfloat16 on the CPU, float16 on a GPU). compile: torch.compile the model.
+        channels_last: NHWC memory format; None: on the CPU, where it is faster.
         resume: continue where an earlier run with the same settings ended.
         skip_bad_images: leave out, and count, what cannot be used, instead of refusing it.
         evaluator: engine of the metrics. limit: only the first so many images.
@@ -62,7 +63,7 @@ class EvaluateOptions:
     workers: int = 2
     device: str | None = None
     amp: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     compile: bool = False
     resume: bool = False
     skip_bad_images: bool = False
@@ -91,6 +92,12 @@ class Job:
     def config(self) -> EfficientDetConfig:
         """Of the model."""
         return self.model.config
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and weights are NHWC in memory."""
+        chosen = self.options.channels_last
+        return self.device.type == "cpu" if chosen is None else chosen
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -155,10 +162,16 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
         raise InputError(f"--metrics: expected annotations to measure with, found none in {dataset.source}.")
     if options.resume and detections is None and options.metrics is None:
         raise InputError("--resume: expected --detections or --metrics (the work file lies beside), found neither.")
-    return Job(
-        options, _ready(model, options, _device(options, rank)), profile, dataset, era, metadata,
-        file_sha256(Path(options.weights)), _device(options, rank), detections, server_name,
+    device = _device(options, rank)
+    job = Job(
+        options, model.to(device), profile, dataset, era, metadata, file_sha256(Path(options.weights)), device,
+        detections, server_name,
     )  # fmt: skip
+    if job.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if options.compile:
+        model.compile()
+    return job
 
 
 def _dataset(options: EvaluateOptions) -> CocoDataset:
@@ -216,12 +229,3 @@ def _device(options: EvaluateOptions, rank: Ranks) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device: expected a device that works here, found {name!r}: {reason}") from error
     return device
-
-
-def _ready(model: EfficientDet, options: EvaluateOptions, device: torch.device) -> EfficientDet:
-    model = model.to(device)
-    if options.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if options.compile:
-        model.compile()
-    return model
