@@ -233,7 +233,7 @@ def diff(
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Image readers.")
 @click.option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
 @click.option("--amp", is_flag=True, help="Mixed precision.")
-@click.option("--channels-last", is_flag=True, help="NHWC memory format.")
+@click.option("--channels-last/--no-channels-last", default=None, help="NHWC memory format; default: on the CPU.")
 @click.option("--compile", is_flag=True, help="torch.compile the model.")
 @click.option("--resume", is_flag=True, help="Continue an earlier run with the same settings.")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out and count what cannot be used.")

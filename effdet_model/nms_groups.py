@@ -8,6 +8,7 @@ google/automl nms_np.py (6a54c87) and TensorFlow's NonMaxSuppressionV5 (2.21).
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ GONE = np.float32(-1)
 """The score of what was picked or suppressed; real scores are sigmoids, never negative."""
 
 
-class Group:
+class Group(abc.ABC):
     """What all kinds of groups share. corners: low and high float32 [2, m] (y, x); scores float32 [m], copied."""
 
     margin = np.float32(0)
@@ -40,13 +41,13 @@ class Group:
         self._next = int(self.scores.argmax())
 
     @property
+    @abc.abstractmethod
     def head(self) -> float | None:
         """The score of the next pick; None when nothing is left."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pick(self) -> tuple[int, float]:
         """(position within the group, score) of the next pick, which suppresses what it overlaps."""
-        raise NotImplementedError
 
     def _lengths_product(self, lengths: Floats) -> Floats:
         lengths += self.margin

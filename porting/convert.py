@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +86,7 @@ def convert(
     """
     if output is not None:
         check_output(Path(output))
+    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()  # while the source is read
     with open_source(checkpoint) as source:
         source.start_hashing()
         conversion = convert_source(
@@ -117,9 +120,12 @@ def convert_source(
         accounted = account(source, table, variables)
     except InputError as error:
         raise explain_mismatch(source, identified.config, error) from error
-    state_dict = fill(source, table, accounted.kind, allow_nonfinite, progress)
+    arrays = fill(source, table, accounted.kind, allow_nonfinite, progress)
     source.check_unread()
     metadata = build_metadata(identified.config, source, accounted, identified.notes, origin or {})
+    import torch  # last: `convert` lets it load while everything above goes on
+
+    state_dict = {key: torch.from_numpy(array) for key, array in arrays.items()}
     return Conversion(identified.config, table, accounted, state_dict, identified.notes, metadata)
 
 
@@ -129,21 +135,19 @@ def fill(
     kind: Kind,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Tensor]:
-    """Every PyTorch tensor of a table, from the source's values.
+) -> dict[str, np.ndarray]:
+    """Every PyTorch tensor of a table as an array of its own, from the source's values.
 
     Raises:
         InputError: damaged data, or values that no trained model has (NaN, Inf, negative variances).
     """
-    import torch  # here, so that the source's hashing, already under way, does not wait for it
-
-    state_dict: dict[str, Tensor] = {}
+    arrays: dict[str, np.ndarray] = {}
     bad: list[str] = []
     for done, row in enumerate(table.rows, 1):
         array = _filled(source, row, kind)
         if not allow_nonfinite:
             bad += _implausible(row, array)
-        state_dict[row.pytorch_key] = torch.from_numpy(array)
+        arrays[row.pytorch_key] = array
         if progress:
             progress(done, len(table.rows))
     if bad:
@@ -152,7 +156,7 @@ def fill(
             f"{source.label}: expected finite values and variances >= 0, found {shown}; the training diverged or the "
             "file is damaged. Use --allow-nonfinite to convert it all the same."
         )
-    return state_dict
+    return arrays
 
 
 def _filled(source: Source, row: Row, kind: Kind) -> np.ndarray:

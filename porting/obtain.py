@@ -10,8 +10,6 @@ from typing import Any
 from effdet_model.errors import InputError
 from effdet_model.hparams import parse_hparams
 from porting.catalog import CatalogEntry, catalog, config_overrides, find
-from porting.catalog_table import progress_bar
-from porting.download import fetch
 from porting.identify import AUTO
 
 
@@ -74,6 +72,9 @@ def obtain(
         wanted = checkpoint or entry
         assert wanted is not None
         name = wanted.path if isinstance(wanted, CatalogEntry) else wanted.rsplit("/", 1)[-1]
+        from porting.catalog_table import progress_bar
+        from porting.download import fetch
+
         with progress_bar(name) as progress:
             path = fetch(wanted, mirror=mirror, offline=offline, progress=progress)
     else:

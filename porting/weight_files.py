@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from effdet_model.errors import InputError
 from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_state_dict
@@ -83,8 +86,10 @@ def _written(temporary: Path, state_dict: dict[str, Tensor], metadata: dict[str,
 
         with open(temporary, "wb") as file:
             torch.save(state_dict, file)
-    _compare(temporary, state_dict, suffix)
-    return file_sha256(temporary)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(file_sha256, temporary)
+        _compare(temporary, state_dict, suffix)
+        return digest.result()
 
 
 def _compare(temporary: Path, state_dict: dict[str, Tensor], suffix: str) -> None:
@@ -107,11 +112,11 @@ def _compare(temporary: Path, state_dict: dict[str, Tensor], suffix: str) -> Non
 
 def bit_identical(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and bits (NaN equals the same NaN)."""
-    import torch
-
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
+    unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[a.element_size()]
+    mine, other = (tensor.numpy().reshape(-1).view(unsigned) for tensor in (a, b))
+    return np.array_equal(mine, other)
 
 
 def file_sha256(path: Path) -> str:

@@ -36,8 +36,8 @@ def print_evaluation(result: EvaluationResult, console: Console) -> None:
         verdict = ("PASSED" if published.passed else "MISSED") if published.judged else "not judged"
         console.print(
             Text(
-                f"published AP {published.published_ap:.1f} ({published.family}), measured {published.measured_ap:.2f}: "
-                f"{verdict}. {published.reason}"
+                f"published AP {published.published_ap:.1f} ({published.family}), "
+                f"measured {published.measured_ap:.2f}: {verdict}. {published.reason}"
             )
         )
     console.print(
