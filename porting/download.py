@@ -23,12 +23,12 @@ from porting.cache import (
     Records,
     cache_folder,
     cached_path,
-    file_sha256,
     part_path,
     public_url,
     record_key,
 )
 from porting.catalog import OFFICIAL_PREFIX, CatalogEntry
+from porting.files import file_sha256
 from porting.transfer import Progress, Retry, download, forget, has_file, is_http
 
 _GCS = "https://storage.googleapis.com/"

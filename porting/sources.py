@@ -18,6 +18,7 @@ import numpy as np
 from effdet_model.errors import InputError
 from porting import dialects
 from porting.dialects import Translation
+from porting.files import file_sha256
 from porting.h5 import H5Weights
 from porting.locate import Located, locate
 from porting.object_graph import ObjectGraph, parse_object_graph
@@ -125,7 +126,7 @@ class Source:
         """Begin the work of `file_sha256` in the background (it needs no interpreter lock)."""
         if self._hashes is None:
             pool = concurrent.futures.ThreadPoolExecutor(1)
-            self._hashes = pool.submit(lambda: {file.name: _hash_file(file) for file in self.files})
+            self._hashes = pool.submit(lambda: {file.name: file_sha256(file) for file in self.files})
             pool.shutdown(wait=False)
 
     def sha256(self) -> str:
@@ -230,11 +231,3 @@ def _not_efficientdet(source: Source) -> InputError:
         f"{source.label}: expected variables of google/automl's EfficientDet (class_net/..., box_net/...), "
         f"found {len(names)} other tensors, such as {shown}; name a checkpoint of EfficientDet."
     )
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

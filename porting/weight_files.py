@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from effdet_model.errors import InputError
 from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_state_dict
-from porting.files import atomic_write
+from porting.files import atomic_write, file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,12 +116,3 @@ def bit_identical(a: Tensor, b: Tensor) -> bool:
     unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[a.element_size()]
     mine, other = (tensor.numpy().reshape(-1).view(unsigned) for tensor in (a, b))
     return np.array_equal(mine, other)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 
-from effdet_model.config import DEFAULT_NMS_CONFIGS, EfficientDetConfig
+from effdet_model.config import EfficientDetConfig
 from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, unknown_name
 from effdet_model.factory import create_model
-from effdet_model.nms_profiles import DEFAULT_PROFILE, NmsProfile, resolve_profile
+from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import read_metadata
 from porting.files import atomic_write
 from porting.weight_files import file_sha256
 from verify.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
 from verify.distributed import Ranks
 from verify.metrics import EVALUATORS
+from verify.model_settings import profile_for, usable_device
 from verify.published import Era, era_of
 
 WORK_SUFFIX = ".work.jsonl"
@@ -188,12 +189,7 @@ def _dataset(options: EvaluateOptions) -> CocoDataset:
 
 def chosen_profile(name: str | None, era: Era | None, config: EfficientDetConfig) -> NmsProfile:
     """The named profile, else the era's, else numpy_gaussian; thresholds that the config changes are taken over."""
-    changed = {
-        key: value
-        for key, value in config.nms_configs.items()
-        if value != DEFAULT_NMS_CONFIGS.get(key) and key not in ("method", "pyfunc")
-    }
-    return resolve_profile(name or (era.profile if era else DEFAULT_PROFILE), changed)
+    return profile_for(config, name or (era.profile if era else None))
 
 
 def _output(
@@ -219,13 +215,8 @@ def _check_writable(path: Path) -> None:
 
 
 def _device(options: EvaluateOptions, rank: Ranks) -> torch.device:
+    """The device asked for; processes of one machine take its GPUs in turn."""
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", rank.local_rank % max(1, torch.cuda.device_count()))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device: expected a device that works here, found {name!r}: {reason}") from error
-    return device
+    if name == "cuda":
+        name = f"cuda:{rank.local_rank % max(1, torch.cuda.device_count())}"
+    return usable_device(name)
