@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +29,7 @@ DTYPES = "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uin
 
 # Writes four checkpoints, reads them and ours back with TensorFlow's reader, restores ours with tf.train.Saver.
 TENSORFLOW = """
-import pickle, sys
+import json, sys
 import numpy as np
 import tensorflow as tf
 folder, ours = sys.argv[1:3]
@@ -71,8 +71,17 @@ with tf.Graph().as_default(), tf1.Session() as session:
               if value.dtype in (np.float32, np.int64)}
     tf1.train.Saver().restore(session, f"{ours}/ours")
     result["restored"] = session.run(floats)
-with open(f"{folder}/result.pickle", "wb") as file:
-    pickle.dump(result, file)
+def plain(value):
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, str):
+        return value
+    value = np.asarray(value, object) if isinstance(value, bytes) else np.asarray(value)
+    text = value.dtype == object
+    data = [item.hex() for item in value.ravel().tolist()] if text else value.tobytes().hex()
+    return {"__dtype__": "object" if text else value.dtype.name, "shape": value.shape, "data": data}
+with open(f"{folder}/result.json", "w") as file:
+    json.dump(plain(result), file)
 """
 
 
@@ -99,7 +108,19 @@ def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
         check=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
     )
-    return theirs, ours, pickle.loads((theirs / "result.pickle").read_bytes())
+    return theirs, ours, json.loads((theirs / "result.json").read_text(), object_hook=_array_or_dict)
+
+
+def _array_or_dict(value: dict[str, Any]) -> Any:
+    """The array that TensorFlow's process wrote as dtype, shape and hexadecimal bytes; other dicts as they are."""
+    if "__dtype__" not in value:
+        return value
+    if value["__dtype__"] == "object":
+        array = np.empty(len(value["data"]), object)
+        array[:] = [bytes.fromhex(item) for item in value["data"]]
+    else:
+        array = np.frombuffer(bytes.fromhex(value["data"]), value["__dtype__"])
+    return array.reshape(value["shape"])
 
 
 def _equal(ours: np.ndarray, theirs: Any) -> bool:
