@@ -84,7 +84,7 @@ def convert(
     if weights is not None:
         raise click.UsageError("--weights goes with --to tf; name the TensorFlow checkpoint with --checkpoint.")
     from porting.convert import convert as run
-    from porting.obtain import obtain
+    from porting.official.obtain import obtain
     from porting.show import conversion_json, conversion_summary, progress
 
     found = obtain(variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
@@ -124,9 +124,9 @@ def _to_tensorflow(
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
     """Say what a checkpoint, weight file or archive is, and what to type next."""
-    from porting.inspect import inspect_file
+    from porting.inspect.run import inspect_file
+    from porting.inspect.show import inspection_summary
     from porting.show import progress
-    from porting.show_inspect import inspection_summary
 
     with progress("inspecting") as report:
         found = inspect_file(path, report)
@@ -162,7 +162,7 @@ def mapping(variant: str, hparams: str | None, as_json: bool) -> None:
 @json_option
 def variants(as_json: bool) -> None:
     """List the released checkpoints, their published AP, and which are in the cache."""
-    from porting.catalog_table import variant_rows, variant_table
+    from porting.official.catalog_table import variant_rows, variant_table
     from porting.show import rows_json
 
     rows = variant_rows()
@@ -195,9 +195,9 @@ def diff(
 ) -> None:
     """Compare TensorFlow and PyTorch layer by layer on the same inputs."""
     from effdet_model.config import parse_image_size
-    from porting.obtain import obtain
+    from porting.official.obtain import obtain
     from porting.show import status
-    from verify.diff import DiffOptions, run_diff
+    from verify.diff.run import DiffOptions, run_diff
     from verify.report import print_diff, write_diff_report
 
     found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
@@ -243,9 +243,9 @@ def diff(
 def evaluate(hparams: str | None, as_json: bool, **how: Any) -> None:
     """COCO evaluation of ported weights; also under torchrun, which splits the images."""
     from effdet_model.hparams import parse_hparams
-    from verify.evaluate import EvaluateOptions
-    from verify.evaluate import evaluate as run
-    from verify.show import print_evaluation
+    from verify.evaluation.run import EvaluateOptions
+    from verify.evaluation.run import evaluate as run
+    from verify.evaluation.show import print_evaluation
 
     result = run(EvaluateOptions(**how, overrides=parse_hparams(hparams).fields))
     if result is None:
@@ -278,9 +278,9 @@ def parity(
     offline: bool, report: Path | None, as_json: bool, **how: Any,
 ) -> None:
     """Hold the detections of both frameworks against each other, from files to metrics."""
-    from porting.obtain import obtain
-    from verify.parity import ParityOptions
-    from verify.parity import parity as run
+    from porting.official.obtain import obtain
+    from verify.parity.run import ParityOptions
+    from verify.parity.run import parity as run
     from verify.report.parity import print_parity, write_parity_report
 
     found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
@@ -313,10 +313,10 @@ def parity(
 @json_option
 def detect(hparams: str | None, as_json: bool, **how: Any) -> None:
     """Find objects in images or a video: pictures with boxes, and detections.json."""
+    from detect.run import DetectOptions
+    from detect.run import detect as run
     from effdet_model.hparams import parse_hparams
     from porting.show import progress
-    from verify.detect import DetectOptions
-    from verify.detect import detect as run
 
     with progress("detecting") as report:
         found = run(DetectOptions(**how, overrides=parse_hparams(hparams).fields), report)
@@ -348,8 +348,8 @@ def release(
 ) -> None:
     """Convert, verify, and make what one uploads: hashed names, checksums, model cards."""
     from effdet_model.config import parse_image_size
-    from porting.publish import push_to_hub as push
-    from verify.release_run import ReleaseOptions, released_variants, run_release
+    from release.publish import push_to_hub as push
+    from release.run import ReleaseOptions, released_variants, run_release
 
     options = ReleaseOptions(image_size=parse_image_size(image_size) if image_size else None, **how)
     chosen = released_variants(names, every, options)
@@ -364,7 +364,7 @@ def release(
 @click.option("--output", type=PATH, default="demo-output", show_default=True)
 def demo(output: Path) -> None:
     """The whole way on an embedded checkpoint with seeded weights."""
-    from verify.demo import run_demo
+    from demo.run import run_demo
 
     sys.exit(0 if run_demo(output, _console()) else EXIT_CHECK_FAILED)
 

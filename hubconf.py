@@ -70,10 +70,10 @@ def _converted(
     variant: str, family: str | None, mirror: str | None, settings: dict[str, Any]
 ) -> effdet_model.EfficientDet:
     from effdet_model.weights import load_into
-    from porting.catalog import config_overrides, find
+    from porting.checkpoint.sources import open_source
     from porting.convert import convert_source
-    from porting.download import fetch
-    from porting.sources import open_source
+    from porting.official.catalog import config_overrides, find
+    from porting.official.download import fetch
 
     entry = find(variant, family)
     checkpoint = fetch(entry, mirror=mirror)

@@ -31,7 +31,7 @@ print(len(names), "tensors")
 
 TENSORFLOW_READER = """
 import sys, torch, tensorflow as tf
-import porting.sources as sources
+import porting.checkpoint.sources as sources
 from porting.convert import convert
 
 class TensorFlowBundle(sources.TensorBundle):
@@ -61,7 +61,7 @@ def measure(command: list[str]) -> Cost:
 def write_checkpoint(variant: str, folder: Path) -> None:
     """Write the checkpoint in a process of its own, so that its memory is not measured."""
     code = (
-        "import sys; from pathlib import Path; from porting.synthetic import write_synthetic_checkpoint; "
+        "import sys; from pathlib import Path; from demo.synthetic import write_synthetic_checkpoint; "
         "write_synthetic_checkpoint(sys.argv[1], Path(sys.argv[2]))"
     )
     subprocess.run([sys.executable, "-c", code, variant, str(folder)], check=True, cwd=ROOT)

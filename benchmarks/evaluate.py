@@ -25,10 +25,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from demo.drawn_images import draw_dataset  # noqa: E402
 from effdet_model import create_model  # noqa: E402
-from porting.weight_files import write_weights  # noqa: E402
-from verify.drawn_images import draw_dataset  # noqa: E402
-from verify.evaluate import EvaluateOptions, evaluate  # noqa: E402
+from porting.weights.files import write_weights  # noqa: E402
+from verify.evaluation.run import EvaluateOptions, evaluate  # noqa: E402
 
 
 def main() -> None:

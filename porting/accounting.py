@@ -9,7 +9,7 @@ from typing import Literal
 
 from effdet_model.errors import InputError, nearest
 from mappings.table import MappingTable
-from porting.sources import Kind, Source
+from porting.checkpoint.sources import Kind, Source
 
 VariableChoice = Literal["auto", "ema", "raw"]
 

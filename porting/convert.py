@@ -17,10 +17,10 @@ from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable, Row
 from porting.accounting import Account, VariableChoice, account
-from porting.identify import explain_mismatch, identify
-from porting.metadata import build_metadata
-from porting.sources import Kind, Source, open_source
-from porting.weight_files import check_output, write_weights
+from porting.checkpoint.sources import Kind, Source, open_source
+from porting.recognise.identify import explain_mismatch, identify
+from porting.weights.files import check_output, write_weights
+from porting.weights.metadata import build_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor

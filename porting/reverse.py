@@ -34,12 +34,12 @@ from effdet_model.weights import read_metadata, read_state_dict
 from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable, Row
-from porting.dialects import EMA_SUFFIX, H5
-from porting.h5_writer import layer_order, same_bits, write_h5
-from porting.tensorbundle import TensorBundle
-from porting.tensorbundle_writer import write_checkpoint
-from porting.weight_census import foreign_prefix, heads_overrides, read_weight_heads, take_weight_census
-from porting.weight_files import file_sha256
+from porting.checkpoint.dialects import EMA_SUFFIX, H5
+from porting.checkpoint.tensorbundle import TensorBundle
+from porting.checkpoint.write_h5 import layer_order, same_bits, write_h5
+from porting.checkpoint.write_tensorbundle import write_checkpoint
+from porting.recognise.weight_census import foreign_prefix, heads_overrides, read_weight_heads, take_weight_census
+from porting.weights.files import file_sha256
 
 Progress = Callable[[int, int], None]
 

@@ -2,7 +2,7 @@
 
     EFFDET_PORT_AUTOML=CLONE python -m tests.data.make_official_outputs
 
-Written with TensorFlow 2.21 and google/automl 6a54c87. Weights come from `tests.diff_cases.deterministic_value`.
+Written with TensorFlow 2.21 and google/automl 6a54c87. Weights come from `tests.verify.diff_cases.deterministic_value`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.diff_cases import make_source, small_config
-from verify.reference_process import ReferenceProcess
+from tests.verify.diff_cases import make_source, small_config
+from verify.reference.process import ReferenceProcess
 
 CASES = {
     "d0": ("d0", (64, 64), {}),

@@ -29,7 +29,7 @@ from verify.report.blocks import Report
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from verify.diff_result import DiffResult
+    from verify.diff.result import DiffResult
 
 
 def write_diff_report(result: DiffResult, folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from verify.diff_result import DiffResult, LayerResult
+from verify.diff.result import DiffResult, LayerResult
 from verify.report.blocks import (
     Block,
     Column,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verify.metrics import METRIC_NAMES
-from verify.parity_matching import worst_first
-from verify.parity_result import AGREEMENT_WANTED, STRONG_WANTED, ParityResult, StageDifference
-from verify.published import AP_TOLERANCE
+from verify.evaluation.metrics import METRIC_NAMES
+from verify.evaluation.published import AP_TOLERANCE
+from verify.parity.matching import worst_first
+from verify.parity.result import AGREEMENT_WANTED, STRONG_WANTED, ParityResult, StageDifference
 from verify.report import make_folder, print_report, write_report
 from verify.report.blocks import (
     Block,

@@ -1,0 +1,94 @@
+"""Which checkpoint is meant: a local one, a URL, or the official one of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effdet_model.errors import InputError
+from effdet_model.hparams import parse_hparams
+from porting.official.catalog import CatalogEntry, catalog, config_overrides, find
+from porting.recognise.identify import AUTO
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A checkpoint on this machine, and what is known of it before it is opened.
+
+    Attributes:
+        path: the file or folder.
+        variant: a variant's name, or "auto".
+        overrides: config fields from its family's day and --hparams; the latter win.
+        hparams: those of the overrides that --hparams set.
+        origin: {"url", "family", "nms_profile"} of a released checkpoint; empty for a user's own.
+        notes: what the user should know, in sentences.
+    """
+
+    path: Path
+    variant: str
+    overrides: Mapping[str, Any]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+
+
+def obtain(
+    variant: str,
+    checkpoint: str | None = None,
+    *,
+    family: str | None = None,
+    hparams: str | None = None,
+    mirror: str | None = None,
+    offline: bool = False,
+) -> Obtained:
+    """The checkpoint that a command line means; downloads what is not here.
+
+    Args:
+        variant: a variant's name, or "auto" where a checkpoint is named.
+        checkpoint: a path or URL; None: the official checkpoint of the variant.
+        family: an official family; with a path: the file is that family's release.
+        hparams: what google/automl's --hparams takes.
+        mirror, offline: see `porting.official.download.fetch`.
+
+    Raises:
+        InputError: nothing there, or the names do not fit together.
+    """
+    parsed = parse_hparams(hparams)
+    notes = (f"--hparams that only training reads: {', '.join(parsed.ignored)}",) if parsed.ignored else ()
+    if checkpoint is None and variant == AUTO:
+        raise InputError(
+            "expected --variant NAME (then the official checkpoint is downloaded) or --checkpoint PATH, found neither; "
+            "see `cli.py variants`."
+        )
+    is_url = checkpoint is not None and "://" in checkpoint
+    entry = _official(variant, family) if family or checkpoint is None else None
+    if checkpoint is not None and is_url and entry is None:
+        entry = next((e for e in catalog() if checkpoint in (e.ckpt_url, e.h5_url)), None)
+        if entry and variant not in (AUTO, entry.variant):
+            entry = None
+    if checkpoint is None or is_url:
+        wanted = checkpoint or entry
+        assert wanted is not None
+        name = wanted.path if isinstance(wanted, CatalogEntry) else wanted.rsplit("/", 1)[-1]
+        from porting.official.catalog_table import progress_bar
+        from porting.official.download import fetch
+
+        with progress_bar(name) as progress:
+            path = fetch(wanted, mirror=mirror, offline=offline, progress=progress)
+    else:
+        path = Path(checkpoint)
+    if entry is None:
+        return Obtained(path, variant, parsed.fields, notes=notes, hparams=parsed.fields)
+    origin = {"url": entry.url, "family": entry.family, "nms_profile": entry.nms_profile}
+    if entry.note:
+        notes = (*notes, f"{entry.variant}, {entry.family}: {entry.note}")
+    overrides = {**config_overrides(entry), **parsed.fields}
+    return Obtained(path, entry.variant, overrides, origin, notes, parsed.fields)
+
+
+def _official(variant: str, family: str | None) -> CatalogEntry:
+    if variant == AUTO:
+        raise InputError(f"--family {family}: expected --variant NAME with it, found auto; name the variant.")
+    return find(variant, family)

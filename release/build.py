@@ -1,0 +1,323 @@
+"""A folder to upload: weights under their hash, what they are, and the proof that they are TensorFlow's.
+
+Nothing is released on trust: each model needs a passed diff and a passed parity run of the very weight file.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from effdet_model.config import EfficientDetConfig
+from effdet_model.errors import InputError
+from effdet_model.factory import create_model
+from effdet_model.variants import OFFICIAL_VARIANTS
+from effdet_model.weights import WEIGHT_SUFFIXES, metadata_path, read_metadata, read_state_dict
+from porting.official.catalog import CatalogEntry, catalog
+from porting.version import TOOL, tool_version
+from porting.weights.files import file_sha256, write_weights
+from release.evidence import DIFF, PARITY, Evidence, read_evidence
+from release.model_card import (
+    LICENSE,
+    ReleasedFile,
+    ReleasedModel,
+    agreement_ap,
+    coco_ap,
+    model_card,
+    release_index,
+)
+
+SUMS, INDEX, README, LICENSE_FILE = "SHA256SUMS", "index.json", "README.md", "LICENSE"
+FORMAT_VERSION = 1
+_NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class ReleaseItem:
+    """One model to release: its weight file (.pth with its .json, or .safetensors), diff.json and parity.json."""
+
+    weights: Path
+    diff: Path
+    parity: Path
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release that was written or checked: its folder, and all files but SHA256SUMS with their hashes."""
+
+    folder: Path
+    files: tuple[ReleasedFile, ...]
+
+
+@dataclass(frozen=True)
+class _Verified:
+    item: ReleaseItem
+    name: str
+    metadata: dict[str, Any]
+    sha256: str
+    diff: Evidence
+    parity: Evidence
+
+
+def make_release(items: Sequence[ReleaseItem], output: str | Path, *, license_name: str = LICENSE) -> Release:
+    """Write a release folder, whole or not at all; the same input gives the same bytes.
+
+    Per model: NAME-<8 of sha256>.pth with its .json, NAME-<8 of sha256>.safetensors, NAME.config.json,
+    NAME.preprocessing.json, NAME.diff.json, NAME.parity.json and the card NAME.md. For all: README.md, index.json,
+    LICENSE and SHA256SUMS. An earlier release in `output` is replaced.
+
+    Raises:
+        InputError: a verification is missing, failed or of another file; the output is in use; nothing is written.
+    """
+    output = Path(output)
+    verified = [_verify(item) for item in items]
+    _check_names(verified)
+    _check_output(output)
+    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.absolute().parent))
+    try:
+        staging.chmod(0o755)
+        models = [_write_model(model, staging, license_name) for model in verified]
+        _write_common(models, staging)
+        release = check_release(staging)
+        _put_in_place(staging, output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Release(output, release.files)
+
+
+def release_items(folder: str | Path) -> list[ReleaseItem]:
+    """The models in a work folder: each subfolder (or the folder itself) with a weight file and both reports.
+
+    diff.json and parity.json may lie one folder deeper. Missing reports are for `make_release` to tell.
+
+    Raises:
+        InputError: no weight file, or several in one folder.
+    """
+    folder = Path(folder)
+    folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())] if folder.is_dir() else []
+    items = []
+    for place in folders:
+        found = sorted(path for path in place.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+        if len(found) > 1:
+            raise InputError(
+                f"release folder {place}: expected one weight file, found {', '.join(path.name for path in found)}; "
+                "put each model into a folder of its own."
+            )
+        if found:
+            items.append(ReleaseItem(found[0], _report(place, "diff.json"), _report(place, "parity.json")))
+    if not items:
+        raise InputError(
+            f"release folder {folder}: expected folders with a weight file, diff.json and parity.json, found none; "
+            "convert, diff and compare a variant first."
+        )
+    return items
+
+
+def check_release(folder: str | Path) -> Release:
+    """Check a release folder: SHA256SUMS against every file, hashes in names, and links of all Markdown files.
+
+    Raises:
+        InputError: something is missing, surplus, changed, or linked but absent.
+    """
+    folder = Path(folder)
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise InputError(f"release {folder}: expected {SUMS} in it, found none; make it with `python cli.py release`.")
+    listed = {line[66:]: line[:64] for line in sums.read_text().splitlines()}
+    present = {path.name for path in folder.iterdir()} - {SUMS}
+    if present != set(listed):
+        raise InputError(
+            f"release {folder}: expected exactly the files of {SUMS}, found missing: "
+            f"{sorted(set(listed) - present)}, surplus: {sorted(present - set(listed))}; make the release again."
+        )
+    files = []
+    for name, expected in sorted(listed.items()):
+        found = file_sha256(folder / name)
+        in_name = re.fullmatch(r".*-([0-9a-f]{8})\.(pth|safetensors)", name)
+        if found != expected or (in_name and not found.startswith(in_name[1])):
+            raise InputError(
+                f"release {folder}: {name}: expected SHA-256 {expected}, found {found}; make the release again."
+            )
+        files.append(ReleasedFile(name, found, (folder / name).stat().st_size))
+    for name in present:
+        if name.endswith(".md"):
+            _check_links(folder / name, present)
+    return Release(folder, tuple(files))
+
+
+def _verify(item: ReleaseItem) -> _Verified:
+    metadata = read_metadata(item.weights)
+    if metadata is None or not {"variant", "config", "source"} <= set(metadata):
+        raise InputError(
+            f"weights {item.weights}: expected metadata with variant, config and source (in "
+            f"{metadata_path(item.weights).name}, or in the header of a .safetensors), found "
+            f"{'none' if metadata is None else ', '.join(sorted(metadata))}; convert the checkpoint again."
+        )
+    sha256 = file_sha256(item.weights)
+    recorded = metadata.pop("weights_sha256", sha256)
+    if recorded != sha256:
+        raise InputError(
+            f"weights {item.weights}: expected SHA-256 {recorded} as its metadata says, found {sha256}; the file was "
+            "changed after its conversion, convert the checkpoint again."
+        )
+    variant = EfficientDetConfig.from_dict(metadata["config"]).name
+    name = f"tf_efficientdet_{variant}" if variant in OFFICIAL_VARIANTS else variant
+    checkpoint = str(metadata["source"].get("sha256"))
+    diff = read_evidence(item.diff, DIFF, variant, sha256, checkpoint)
+    parity = read_evidence(item.parity, PARITY, variant, sha256, checkpoint)
+    return _Verified(item, name, metadata, sha256, diff, parity)
+
+
+def _check_names(verified: Sequence[_Verified]) -> None:
+    if not verified:
+        raise InputError("release: expected at least one model, found none; name a variant or a folder.")
+    names = [model.name for model in verified]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"release: expected each variant once, found {', '.join(twice)} several times; make one release per family."
+        )
+
+
+def _write_model(model: _Verified, folder: Path, license_name: str) -> ReleasedModel:
+    loaded = read_state_dict(model.item.weights)
+    order = create_model(weights=model.item.weights).state_dict()  # strict: refuses what does not fit
+    state_dict = {key: loaded[key] for key in order}
+    config = EfficientDetConfig.from_dict(model.metadata["config"])
+    files = {
+        **_write_weight_files(model, state_dict, folder),
+        "config": _write_json(folder / f"{model.name}.config.json", config.to_dict()),
+        "preprocessing": _write_json(folder / f"{model.name}.preprocessing.json", _preprocessing(model.metadata)),
+        "diff": _write_json(folder / f"{model.name}.diff.json", model.diff.data),
+        "parity": _write_json(folder / f"{model.name}.parity.json", model.parity.data),
+    }
+    parameters = sum(
+        tensor.numel() for key, tensor in state_dict.items() if not key.endswith(_NOT_PARAMETERS)
+    )
+    return ReleasedModel(
+        model.name, model.metadata, parameters, files, model.diff, model.parity, _entry(model.metadata), license_name
+    )
+
+
+def _write_weight_files(model: _Verified, state_dict: dict[str, Any], folder: Path) -> dict[str, ReleasedFile]:
+    """Both formats under their hashes. The verified file itself is copied; the other is made from its tensors."""
+    files = {}
+    for suffix in (".pth", ".safetensors"):
+        plain = folder / f"{model.name}{suffix}"
+        if model.item.weights.suffix == suffix:
+            shutil.copyfile(model.item.weights, plain)
+            digest = model.sha256
+        else:
+            digest = write_weights(plain, state_dict, model.metadata)
+        named = plain.with_name(f"{model.name}-{digest[:8]}{suffix}")
+        plain.rename(named)
+        files[suffix[1:]] = _described(named)
+        if suffix == ".pth":
+            metadata_path(plain).unlink(missing_ok=True)
+            content = {**model.metadata, "weights_sha256": digest}
+            files["metadata"] = _write_json(metadata_path(named), content)
+    return files
+
+
+def _write_common(models: Sequence[ReleasedModel], folder: Path) -> None:
+    for model in models:
+        (folder / model.card).write_text(model_card(model), encoding="utf-8")
+    (folder / README).write_text(release_index(models), encoding="utf-8")
+    if models[0].license == LICENSE:
+        text = importlib.resources.files("release").joinpath("templates", "LICENSE-Apache-2.0.txt").read_bytes()
+        (folder / LICENSE_FILE).write_bytes(text)
+    _write_json(
+        folder / INDEX,
+        {
+            "format_version": FORMAT_VERSION,
+            "tool": {"name": TOOL, "version": tool_version()},
+            "models": [_index_entry(model) for model in models],
+        },
+    )
+    lines = [f"{file_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def _index_entry(model: ReleasedModel) -> dict[str, Any]:
+    diff, parity = model.diff.data, model.parity.data
+    return {
+        "name": model.name,
+        "variant": model.variant,
+        "parameters": model.parameters,
+        "card": model.card,
+        "files": {role: asdict(file) for role, file in model.files.items()},
+        "source": model.metadata["source"],
+        "published": {"ap_val": model.entry.ap_val, "ap_testdev": model.entry.ap_testdev} if model.entry else None,
+        "diff": {key: diff.get(key) for key in ("passed", "max_abs", "max_rel", "first_divergent_layer", "dtype")},
+        "parity": {"passed": parity.get("passed"), "AP": coco_ap(parity), "agreement_AP": agreement_ap(parity)},
+    }
+
+
+def _preprocessing(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Everything to do before and after the network, as the metadata has it."""
+    parts = ("preprocessing", "anchors", "nms", "classes")
+    return {"variant": metadata["variant"], **{key: metadata[key] for key in parts if key in metadata}}
+
+
+def _entry(metadata: dict[str, Any]) -> CatalogEntry | None:
+    url = metadata["source"].get("url")
+    return next((entry for entry in catalog() if url and url in (entry.ckpt_url, entry.h5_url)), None)
+
+
+def _write_json(path: Path, content: Any) -> ReleasedFile:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return _described(path)
+
+
+def _described(path: Path) -> ReleasedFile:
+    return ReleasedFile(path.name, file_sha256(path), path.stat().st_size)
+
+
+def _report(folder: Path, name: str) -> Path:
+    here = folder / name
+    return here if here.exists() else next(iter(sorted(folder.glob(f"*/{name}"))), here)
+
+
+def _check_links(path: Path, present: set[str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith(("https://", "http://")) and target not in present:
+            raise InputError(f"release: {path.name} links to {target}, which is not in it; make the release again.")
+
+
+def _check_output(output: Path) -> None:
+    """Only what is absent, empty, or an earlier release with nothing else in it may be replaced."""
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"output {output}: expected its parent folder to exist, found none; create it.")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    try:
+        listed = {line.split("  ", 1)[1] for line in (output / SUMS).read_text().splitlines()} | {SUMS}
+        surplus = {path.name for path in output.iterdir()} - listed
+    except (OSError, IndexError, UnicodeDecodeError):
+        surplus = {output.name if output.is_file() else "other files"}
+    if surplus:
+        raise InputError(
+            f"output {output}: expected a new or empty folder, or an earlier release, found "
+            f"{', '.join(sorted(surplus))}; name another output."
+        )
+
+
+def _put_in_place(staging: Path, output: Path) -> None:
+    old = staging.with_name(staging.name + ".old")
+    if output.exists():
+        output.rename(old)
+    try:
+        staging.rename(output)
+    except OSError:
+        if old.exists():
+            old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

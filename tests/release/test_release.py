@@ -1,0 +1,376 @@
+"""A release: named by hash, complete, provable, reproducible; and refused where the proof is not of this file."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from effdet_model import InputError, create_model
+from effdet_model.weights import metadata_path, read_metadata, read_state_dict
+from porting.official.catalog import find
+from porting.weights.files import bit_identical, file_sha256, write_weights
+from release.build import ReleaseItem, check_release, make_release, release_items
+from release.evidence import publishable
+from release.publish import push_to_hub
+from tests.misbehaving_server import serving
+from tests.release.fake_hub import hub
+
+CHECKPOINT_SHA256 = "c" * 64
+TWELVE = dict.fromkeys(
+    ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl"), 0.3456
+)
+
+
+def metadata_of(variant: str, official: bool) -> dict[str, Any]:
+    """Metadata as a conversion writes it."""
+    config = create_model(variant).config.to_dict()
+    entry = find(variant)
+    return {
+        "format_version": 1,
+        "tool": {"name": "effdet-port", "version": "0"},
+        "variant": variant,
+        "config": config,
+        "source": {
+            "file": entry.url.rsplit("/", 1)[1] if official else "my.tar.gz",
+            "sha256": CHECKPOINT_SHA256,
+            "dialect": "tf1",
+            "variables": "ema",
+            "url": entry.url if official else None,
+            "family": entry.family if official else None,
+        },
+        "preprocessing": {"image_size": config["image_size"], "mean_rgb": config["mean_rgb"]},
+        "nms": {"profile": "numpy_gaussian"},
+    }
+
+
+def diff_of(variant: str, sha256: str) -> dict[str, Any]:
+    """The fields of a passed diff that a release reads, and some that differ from run to run."""
+    return {
+        "passed": True, "verdict": "Same function: 2 of 2 layers within 1e-09 (float64).", "max_abs": 1e-12,
+        "max_rel": 3.25e-13, "first_divergent_layer": None, "variant": variant, "tolerance": 1e-9,
+        "dtype": "float64", "isolate": False, "image_size": [128, 128], "reference": "tensorflow",
+        "layers": [{"name": n, "max_rel": 3.25e-13, "tolerance": 1e-9, "ok": True} for n in ("stem", "head")],
+        "weights_sha256": sha256, "checkpoint_sha256": CHECKPOINT_SHA256, "source": "/home/me/ckpt.tar.gz",
+        "seconds": {"total": 12.5}, "environment": {"torch": "2.14.1", "hostname": "mine"},
+    }  # fmt: skip
+
+
+def parity_of(variant: str, sha256: str) -> dict[str, Any]:
+    """The fields of a passed parity run that a release reads."""
+    return {
+        "passed": True, "verdict": "Same detections on 4 of 4 images.", "variant": variant, "agreement_ap": 0.9996,
+        "pytorch": {**TWELVE, "APs": -1.0}, "tensorflow": TWELVE, "dataset": "shapes", "failures": [],
+        "images": [{"name": str(number)} for number in range(4)], "nms": {"name": "graph_hard"},
+        "stages": [{"name": "decoding", "unit": "levels", "alone": {"largest": 0.0, "tolerance": 0.0},
+                    "from_file": {"largest": 0.125, "tolerance": 0.0}}],
+        "weights_sha256": sha256, "checkpoint_sha256": CHECKPOINT_SHA256, "images_per_second": 3.5,
+    }  # fmt: skip
+
+
+def make_item(folder: Path, variant: str, suffix: str = ".pth", official: bool = True) -> ReleaseItem:
+    """Random weights of a variant with both reports, in a folder of its own."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(7)
+    weights = folder / f"{variant}{suffix}"
+    sha256 = write_weights(weights, dict(create_model(variant).state_dict()), metadata_of(variant, official))
+    (folder / "diff.json").write_text(json.dumps(diff_of(variant, sha256)))
+    (folder / "parity.json").write_text(json.dumps(parity_of(variant, sha256)))
+    return ReleaseItem(weights, folder / "diff.json", folder / "parity.json")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with d0 (.pth) and lite0 (.safetensors)."""
+    folder = tmp_path_factory.mktemp("work")
+    make_item(folder / "d0", "d0")
+    make_item(folder / "lite0", "lite0", ".safetensors", official=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def release(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of both."""
+    return make_release(release_items(work), tmp_path_factory.mktemp("out") / "release").folder
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """The one file of this name."""
+    (path,) = folder.glob(pattern)
+    return path
+
+
+def test_release_has_what_one_uploads(release: Path, work: Path) -> None:
+    names = {re.sub(r"-[0-9a-f]{8}\.", "-HASH.", path.name) for path in release.iterdir()}
+    each = {"-HASH.pth", "-HASH.json", "-HASH.safetensors", ".config.json", ".preprocessing.json", ".diff.json"}
+    each |= {".parity.json", ".md"}
+    models = {f"tf_efficientdet_{variant}{end}" for variant in ("d0", "lite0") for end in each}
+    assert names == models | {"README.md", "index.json", "LICENSE", "SHA256SUMS"}
+    for path in release.glob("*-????????.[ps]*"):
+        assert file_sha256(path)[:8] == path.stem[-8:]
+    for pattern, verified in (("*d0-*.pth", "d0/d0.pth"), ("*lite0-*.safetensors", "lite0/lite0.safetensors")):
+        assert file_sha256(only(release, pattern)) == file_sha256(work / verified), "the verified file itself"
+
+
+def test_sums_are_those_of_sha256sum(release: Path) -> None:
+    done = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=release, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": OK") == len(list(release.iterdir())) - 1
+
+
+def test_torch_hub_takes_the_name(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    name = only(release, "tf_efficientdet_d0-*.pth").name
+    with serving(files={f"/{name}": (release / name).read_bytes()}) as server:
+        state_dict = torch.hub.load_state_dict_from_url(
+            f"{server.url}/{name}", model_dir=str(tmp_path), check_hash=True, progress=False
+        )
+    create_model("d0").load_state_dict(state_dict, strict=True)
+    wrong = name.replace(name[-12:-4], "00000000")
+    with serving(files={f"/{wrong}": (release / name).read_bytes()}) as server, pytest.raises(RuntimeError):
+        torch.hub.load_state_dict_from_url(
+            f"{server.url}/{wrong}", model_dir=str(tmp_path), check_hash=True, progress=False
+        )
+
+
+@pytest.mark.parametrize("variant", ["d0", "lite0"])
+def test_both_formats_are_the_same_model(release: Path, work: Path, variant: str) -> None:
+    pth, tensors = (only(release, f"tf_efficientdet_{variant}-*{end}") for end in (".pth", ".safetensors"))
+    original = read_state_dict(next((work / variant).glob(f"{variant}.[ps]*")))
+    for path in (pth, tensors):
+        again = read_state_dict(path)
+        assert set(again) == set(original)
+        assert all(bit_identical(again[key], original[key]) for key in original)
+        assert create_model(weights=path).config.name == variant
+    metadata = json.loads(metadata_path(pth).read_text())
+    assert metadata.pop("weights_sha256") == file_sha256(pth)
+    assert metadata == read_metadata(tensors)
+
+
+def test_card_is_valid_and_says_what_it_must(release: Path) -> None:
+    card = ModelCard.load(release / "tf_efficientdet_d0.md")
+    assert card.data.license == "apache-2.0" and card.data.pipeline_tag == "object-detection"
+    data = card.data.to_dict()
+    assert data["source_url"] == find("d0").url and data["source_sha256"] == CHECKPOINT_SHA256
+    assert data["weights_sha256"] == file_sha256(only(release, "tf_efficientdet_d0-*.pth"))
+    assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == 34.56
+    for text in (
+        find("d0").url, CHECKPOINT_SHA256, "Same function: 2 of 2 layers", "3.25e-13", "Same detections on 4 of 4",
+        "the truth) | 99.96 %", "| AP | 34.56 | 34.56 |", "| AP small | 34.56 | nothing to measure |",
+        "| decoding | levels | 0 | 0 | 0.125 |", "| Images | 4 (shapes) |", "`graph_hard`", "google/automl",
+        "Apache License 2.0", "Mingxing Tan", "34.3",
+        "numpy_gaussian", "moving averages (EMA)", "3,880,067",
+    ):  # fmt: skip
+        assert text in card.text, text
+    own = ModelCard.load(release / "tf_efficientdet_lite0.md")
+    assert "`my.tar.gz`" in own.text and "none of the released ones" in own.text
+    assert "Published numbers" not in own.text
+
+
+def test_index_has_links_hashes_and_numbers(release: Path) -> None:
+    index = json.loads((release / "index.json").read_text())
+    assert [model["name"] for model in index["models"]] == ["tf_efficientdet_d0", "tf_efficientdet_lite0"]
+    for model in index["models"]:
+        for file in model["files"].values():
+            assert file_sha256(release / file["name"]) == file["sha256"]
+            assert (release / file["name"]).stat().st_size == file["size"]
+    first = index["models"][0]
+    assert first["published"] == {"ap_val": 34.3, "ap_testdev": 34.6}
+    assert first["diff"]["max_rel"] == 3.25e-13 and first["parity"] == {
+        "passed": True, "AP": 0.3456, "agreement_AP": 0.9996,
+    }  # fmt: skip
+    text = (release / "README.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| [d0](tf_efficientdet_d0.md) | coco2")]
+    pth = only(release, "tf_efficientdet_d0-*.pth").name
+    for value in (pth, "34.6", "99.96", "34.3", "3.25e-13", find("d0").url):
+        assert value in row
+    assert ModelCard(text).data.to_dict()["license"] == "apache-2.0"
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert len(links) > 15 and all(link.startswith("https://") or (release / link).is_file() for link in links)
+
+
+def test_same_input_same_bytes(release: Path, work: Path, tmp_path: Path) -> None:
+    again = make_release(release_items(work), tmp_path / "other name").folder
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in release.iterdir()
+    }
+
+
+def test_same_tensors_same_files_from_either_format(tmp_path: Path) -> None:
+    first = make_release([make_item(tmp_path / "a", "lite0")], tmp_path / "1").folder
+    second = make_release([make_item(tmp_path / "b", "lite0", ".safetensors")], tmp_path / "2").folder
+    for end in ("pth", "safetensors"):
+        assert only(first, f"*-????????.{end}").name == only(second, f"*-????????.{end}").name
+
+
+def test_another_license(work: Path, tmp_path: Path) -> None:
+    folder = make_release(release_items(work / "lite0"), tmp_path / "out", license_name="mit").folder
+    assert not (folder / "LICENSE").exists()
+    for name in ("README.md", "tf_efficientdet_lite0.md"):
+        card = ModelCard.load(folder / name)
+        assert card.data.to_dict()["license"] == "mit" and "License: mit." in card.text
+
+
+def test_times_and_machine_stay_out(release: Path) -> None:
+    text = "".join(path.read_text() for path in release.glob("*.json")) + (release / "README.md").read_text()
+    for private in ("seconds", "hostname", "/home/me", "per_second"):
+        assert private not in text
+    assert publishable({"a": [{"time": 1, "b": "/x/y.pth"}], "c": "C:\\x\\y"}) == {"a": [{"b": "y.pth"}], "c": "y"}
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.mark.parametrize("kind", ["diff", "parity"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(passed=False), "expected a {kind} that passed, found in .*: Same"),
+        (lambda data: data.pop("passed"), "expected a {kind} that passed"),
+        (lambda data: data.update(passed="true"), "expected a {kind} that passed"),
+        (lambda data: data.update(failures=["decoding differs"]), "but failures: decoding differs"),
+        (lambda data: data.update(first_divergent_layer="stem"), "but first_divergent_layer = stem"),
+        (lambda data: data.update(weights_sha256="0" * 64), "of the weight file with SHA-256 [0-9a-f]+, found .* 0"),
+        (lambda data: data.pop("weights_sha256"), "found in .* no weights_sha256"),
+        (lambda data: data.update(checkpoint_sha256="0" * 64), "of the checkpoint with SHA-256 c+, found in .* 0"),
+        (lambda data: data.update(variant="d1"), "expected its {kind}, found in .* that of d1"),
+    ],
+)
+def test_refused_without_a_passed_report_of_this_file(
+    work: Path, tmp_path: Path, kind: str, change: Change, message: str
+) -> None:
+    item = release_items(work)[0]
+    data = json.loads(getattr(item, kind).read_text())
+    change(data)
+    report = tmp_path / f"{kind}.json"
+    report.write_text(json.dumps(data))
+    changed = ReleaseItem(item.weights, **{"diff": item.diff, "parity": item.parity, kind: report})
+    with pytest.raises(InputError, match="release of d0: .*" + message.format(kind=kind)):
+        make_release([changed], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(max_rel=None), "max_rel = None"),
+        (lambda data: data["layers"][1].update(ok=False), "layer head is not ok"),
+        (lambda data: (data.update(max_rel=1.0), data.update(layers=[])), "max_rel = 1.0 above the tolerance"),
+    ],
+)
+def test_refused_when_a_diff_contradicts_itself(work: Path, tmp_path: Path, change: Change, message: str) -> None:
+    item = release_items(work)[0]
+    data = json.loads(item.diff.read_text())
+    change(data)
+    (tmp_path / "diff.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match=message):
+        make_release([ReleaseItem(item.weights, tmp_path / "diff.json", item.parity)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["diff", "parity"])
+def test_refused_when_a_report_is_missing_or_damaged(work: Path, tmp_path: Path, kind: str) -> None:
+    item = release_items(work)[0]
+    report = tmp_path / "report.json"
+    changed = ReleaseItem(item.weights, **{"diff": item.diff, "parity": item.parity, kind: report})
+    with pytest.raises(InputError, match=f"expected its {kind} at .*, found none; run `python cli.py {kind} "):
+        make_release([changed], tmp_path / "out")
+    for text in ("{", "[]"):
+        report.write_text(text)
+        with pytest.raises(InputError, match=f"release of d0: expected its {kind} as"):
+            make_release([changed], tmp_path / "out")
+
+
+def test_refused_when_the_weights_changed(tmp_path: Path) -> None:
+    item = make_item(tmp_path / "lite0", "lite0")
+    with open(item.weights, "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputError, match="as its metadata says, found .*; the file was changed after its conversion"):
+        make_release([item], tmp_path / "out")
+    metadata_path(item.weights).unlink()
+    with pytest.raises(InputError, match="expected metadata with variant, config and source"):
+        make_release([item], tmp_path / "out")
+
+
+def test_work_folders(work: Path, tmp_path: Path) -> None:
+    assert [item.weights.name for item in release_items(work)] == ["d0.pth", "lite0.safetensors"]
+    with pytest.raises(InputError, match="expected folders with a weight file"):
+        release_items(tmp_path / "none")
+    (tmp_path / "reports").mkdir()
+    for name in ("a.pth", "reports/diff.json"):
+        (tmp_path / name).write_text("")
+    (item,) = release_items(tmp_path)
+    assert item.diff == tmp_path / "reports" / "diff.json" and item.parity == tmp_path / "parity.json"
+    (tmp_path / "b.pth").write_text("")
+    with pytest.raises(InputError, match="expected one weight file, found a.pth, b.pth"):
+        release_items(tmp_path)
+    with pytest.raises(InputError, match="expected each variant once, found tf_efficientdet_lite0 several times"):
+        make_release(release_items(work / "lite0") * 2, tmp_path / "out")
+    with pytest.raises(InputError, match="expected at least one model"):
+        make_release([], tmp_path / "out")
+
+
+def test_output_in_use_is_left_alone(work: Path, release: Path, tmp_path: Path) -> None:
+    items = release_items(work / "lite0")
+    output = tmp_path / "out"
+    make_release(items, output)
+    make_release(items, output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"], "no folder left over"
+    (output / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="expected a new or empty folder, or an earlier release, found mine.txt"):
+        make_release(items, output)
+    assert (output / "mine.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="expected its parent folder to exist"):
+        make_release(items, tmp_path / "a" / "b")
+
+
+def test_check_finds_every_change(work: Path, tmp_path: Path) -> None:
+    folder = make_release(release_items(work / "lite0"), tmp_path / "out").folder
+    card = folder / "tf_efficientdet_lite0.md"
+    text = card.read_text()
+    card.write_text(text + "x")
+    with pytest.raises(InputError, match="tf_efficientdet_lite0.md: expected SHA-256"):
+        check_release(folder)
+    card.write_text(text)
+    (folder / "extra").write_text("")
+    with pytest.raises(InputError, match=r"missing: \[\], surplus: \['extra'\]"):
+        check_release(folder)
+    (folder / "extra").unlink()
+    card.rename(folder / "renamed.md")
+    with pytest.raises(InputError, match=r"missing: \['tf_efficientdet_lite0.md'\]"):
+        check_release(folder)
+
+
+def test_push_sends_exactly_the_release(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = make_release(release_items(work / "lite0"), tmp_path / "out").folder
+    with hub() as server:
+        url = push_to_hub(folder, "me/effdet", private=True, endpoint=server.url, token="right")
+        assert url == f"{server.url}/me/effdet/commit/abc"
+        assert server.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert server.message == f"Release {only(folder, '*.pth').name}"
+        (created,) = server.repositories
+        assert created["name"] == "effdet" and created["organization"] == "me"
+        assert created.get("private") is True or created.get("visibility") == "private"
+
+
+def test_push_tells_why_it_was_refused(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with hub() as server:
+        with pytest.raises(InputError, match="push to me/effdet: expected the Hub to accept .*401"):
+            push_to_hub(release, "me/effdet", endpoint=server.url, token="wrong")
+        with pytest.raises(InputError, match="expected USER/NAME of a repository"):
+            push_to_hub(release, "not a name/x/y", endpoint=server.url, token="right")
+        (tmp_path / "SHA256SUMS").write_text("")
+        (tmp_path / "x").write_text("")
+        with pytest.raises(InputError, match="surplus"):
+            push_to_hub(tmp_path, "me/effdet", endpoint=server.url, token="right")
+        assert server.repositories == []
+    with pytest.raises(InputError, match="push to me/effdet: expected the Hub to accept"):
+        push_to_hub(release, "me/effdet", endpoint=server.url, token="right")

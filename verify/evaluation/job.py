@@ -1,0 +1,222 @@
+"""What an evaluation is to do: options, and everything that can be checked before the first image is read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from effdet_model.config import EfficientDetConfig
+from effdet_model.efficientdet import EfficientDet
+from effdet_model.errors import InputError, unknown_name
+from effdet_model.factory import create_model
+from effdet_model.nms_profiles import NmsProfile
+from effdet_model.weights import read_metadata
+from porting.files import atomic_write
+from porting.weights.files import file_sha256
+from verify.evaluation.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
+from verify.evaluation.metrics import EVALUATORS
+from verify.evaluation.model_settings import profile_for, usable_device
+from verify.evaluation.published import Era, era_of
+from verify.evaluation.ranks import Ranks
+
+WORK_SUFFIX = ".work.jsonl"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to evaluate, and how. Paths as given by the user.
+
+    Attributes:
+        variant: may be None where the weights' metadata names it.
+        coco: a folder in COCO's layout, of which `split` is taken; or `images` and `annotations`.
+        nms: name of a suppression profile; None: the published one with `as_published`, else numpy_gaussian.
+        image_size: (height, width), one number or text; None: the weights' own.
+        as_published: anchors and suppression of the day on which the weights' `family` was published.
+        detections: where COCO results go (.json, or .zip). metrics: where the metrics go, as JSON.
+        workers: threads that read images ahead. device: e.g. "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
+        amp: mixed precision (bfloat16 on the CPU, float16 on a GPU). compile: torch.compile the model.
+        channels_last: NHWC memory format; None: on the CPU, where it is faster.
+        resume: continue where an earlier run with the same settings ended.
+        skip_bad_images: leave out, and count, what cannot be used, instead of refusing it.
+        evaluator: engine of the metrics. limit: only the first so many images.
+        overrides: config fields, e.g. parsed from --hparams.
+    """
+
+    weights: str | Path
+    variant: str | None = None
+    coco: str | Path | None = None
+    split: str = "val2017"
+    images: str | Path | None = None
+    annotations: str | Path | None = None
+    nms: str | None = None
+    image_size: int | str | tuple[int, int] | None = None
+    as_published: bool = False
+    family: str | None = None
+    detections: str | Path | None = None
+    metrics: str | Path | None = None
+    batch_size: int = 8
+    workers: int = 2
+    device: str | None = None
+    amp: bool = False
+    channels_last: bool | None = None
+    compile: bool = False
+    resume: bool = False
+    skip_bad_images: bool = False
+    evaluator: str = "pycocotools"
+    limit: int | None = None
+    progress: bool = True
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that was checked before the first image is read."""
+
+    options: EvaluateOptions
+    model: EfficientDet
+    profile: NmsProfile
+    dataset: CocoDataset
+    era: Era | None
+    metadata: Mapping[str, Any] | None
+    weights_sha256: str
+    device: torch.device
+    detections: Path | None
+    server_name: str | None
+
+    @property
+    def config(self) -> EfficientDetConfig:
+        """Of the model."""
+        return self.model.config
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and weights are NHWC in memory."""
+        chosen = self.options.channels_last
+        return self.device.type == "cpu" if chosen is None else chosen
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the detections depend on."""
+        return {
+            "weights_sha256": self.weights_sha256,
+            "config": self.config.to_dict(),
+            "nms": dataclasses.asdict(self.profile),
+            "images": self.dataset.image_list_sha256,
+            "amp": self.options.amp,
+            "skip_bad_images": self.options.skip_bad_images,
+        }
+
+    def work_path(self, rank: int) -> Path | None:
+        """Where a process keeps its results while it runs; None where nothing is written at all."""
+        beside = self.detections or self.options.metrics
+        if beside is None:
+            return None
+        path = Path(beside)
+        return path.with_name(f"{path.name}{f'.rank{rank}' if rank else ''}{WORK_SUFFIX}")
+
+    def work_files(self) -> list[Path]:
+        """All work files of this output, also those that a run with more processes left."""
+        first = self.work_path(0)
+        if first is None:
+            return []
+        name = first.name.removesuffix(WORK_SUFFIX)
+        return sorted(
+            path
+            for path in first.parent.iterdir()
+            if path == first or (path.name.startswith(f"{name}.rank") and path.name.endswith(WORK_SUFFIX))
+        )
+
+
+def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
+    """Check everything that can be checked before work begins; load dataset and model.
+
+    Raises:
+        InputError: an option, the weights or the dataset is not as it must be.
+    """
+    if options.evaluator not in EVALUATORS:
+        raise unknown_name("evaluator", options.evaluator, EVALUATORS)
+    if options.batch_size < 1 or options.workers < 0:
+        raise InputError(
+            f"--batch-size and --workers: expected at least 1 and 0, found {options.batch_size} and {options.workers}."
+        )
+    dataset = _dataset(options)
+    metadata = read_metadata(options.weights)
+    overrides = dict(options.overrides)
+    variant = options.variant or (metadata or {}).get("variant")
+    era = era_of(str(variant), metadata, options.family) if options.as_published else None
+    if era is not None:
+        overrides.update(era.overrides)
+    model = create_model(options.variant, image_size=options.image_size, weights=options.weights, **overrides)
+    dataset = check_categories(dataset, model.config.num_classes, options.skip_bad_images)
+    profile = chosen_profile(options.nms, era, model.config)
+    detections, server_name = _output(options, dataset, model.config)
+    for path in (detections, options.metrics):
+        if path is not None and rank.is_first:
+            _check_writable(Path(path))
+    if options.metrics is not None and dataset.annotations is None:
+        raise InputError(f"--metrics: expected annotations to measure with, found none in {dataset.source}.")
+    if options.resume and detections is None and options.metrics is None:
+        raise InputError("--resume: expected --detections or --metrics (the work file lies beside), found neither.")
+    device = _device(options, rank)
+    job = Job(
+        options, model.to(device), profile, dataset, era, metadata, file_sha256(Path(options.weights)), device,
+        detections, server_name,
+    )  # fmt: skip
+    if job.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if options.compile:
+        model.compile()
+    return job
+
+
+def _dataset(options: EvaluateOptions) -> CocoDataset:
+    if options.coco is not None and (options.images or options.annotations):
+        raise InputError("dataset: expected either --coco, or --images with --annotations, found both.")
+    if options.coco is not None:
+        dataset = load_coco_layout(options.coco, options.split, options.skip_bad_images)
+    elif options.images is not None and options.annotations is not None:
+        dataset = load_annotated(options.images, options.annotations, skip_bad=options.skip_bad_images)
+    else:
+        raise InputError("dataset: expected --coco, or --images with --annotations, found neither; name one.")
+    return dataset if options.limit is None else dataset.first(options.limit)
+
+
+def chosen_profile(name: str | None, era: Era | None, config: EfficientDetConfig) -> NmsProfile:
+    """The named profile, else the era's, else numpy_gaussian; thresholds that the config changes are taken over."""
+    return profile_for(config, name or (era.profile if era else None))
+
+
+def _output(
+    options: EvaluateOptions, dataset: CocoDataset, config: EfficientDetConfig
+) -> tuple[Path | None, str | None]:
+    """(detections file, name for the evaluation server); a test split always gives a file."""
+    path = Path(options.detections) if options.detections is not None else None
+    if not (dataset.split or "").startswith("test"):
+        return path, None
+    name = f"detections_{dataset.split}_{config.name}_results"
+    if path is None:
+        return Path(f"{name}.zip"), name
+    stem = path.stem
+    return path, stem if stem.startswith("detections_") and stem.endswith("_results") else name
+
+
+def _check_writable(path: Path) -> None:
+    class Probe(Exception):
+        """Leaves `atomic_write` without writing."""
+
+    with contextlib.suppress(Probe), atomic_write(path):
+        raise Probe
+
+
+def _device(options: EvaluateOptions, rank: Ranks) -> torch.device:
+    """The device asked for; processes of one machine take its GPUs in turn."""
+    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda":
+        name = f"cuda:{rank.local_rank % max(1, torch.cuda.device_count())}"
+    return usable_device(name)

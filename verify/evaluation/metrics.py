@@ -1,0 +1,167 @@
+"""COCO metrics: pycocotools gives the numbers of record, a faster engine only where it gives the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from effdet_model.errors import InputError, unknown_name
+from verify.evaluation.coco import CocoDataset
+
+METRIC_NAMES = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl",
+)  # fmt: skip
+"""The 12 COCO metrics in the order in which pycocotools prints them."""
+
+EVALUATORS = ("pycocotools", "faster_coco_eval")
+_CHECKED_IMAGES = 500
+_EQUAL = 1e-9
+
+Result = Mapping[str, Any]
+"""One detection as in COCO's results format: image_id, category_id, bbox (x, y, w, h in original pixels), score."""
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """The 12 numbers, AP of every category, and how they were computed.
+
+    Attributes:
+        values: by the names of `METRIC_NAMES`, in [0, 1]; -1 where there is nothing to measure.
+        per_class: category name -> AP; -1 for a category without boxes.
+        evaluator: the engine whose numbers these are. notes: what to know of them.
+    """
+
+    values: Mapping[str, float]
+    per_class: Mapping[str, float]
+    evaluator: str = "pycocotools"
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def ap(self) -> float:
+        """AP at IoU 0.50:0.95, all areas, 100 detections."""
+        return self.values["AP"]
+
+
+def coco_metrics(
+    dataset: CocoDataset,
+    results: Sequence[Result],
+    image_ids: Iterable[int] | None = None,
+    evaluator: str = "pycocotools",
+) -> CocoMetrics:
+    """COCO metrics of detections.
+
+    Args:
+        dataset: with annotations.
+        results: of any number of images, those without detections included.
+        image_ids: the images to judge; all of the dataset by default.
+        evaluator: "pycocotools", or "faster_coco_eval", whose numbers are taken only if it agrees with pycocotools
+            on the first 500 images of this very run.
+
+    Raises:
+        InputError: the dataset has no annotations, a result belongs to no image, or the engine is unknown or absent.
+    """
+    if evaluator not in EVALUATORS:
+        raise unknown_name("evaluator", evaluator, EVALUATORS)
+    if dataset.annotations is None:
+        raise InputError(f"metrics: expected annotations, found none in {dataset.source}; name --annotations.")
+    ids = [image.id for image in dataset.images] if image_ids is None else list(image_ids)
+    strangers = sorted({result["image_id"] for result in results} - set(ids))
+    if strangers:
+        raise InputError(
+            f"detections: expected images of {dataset.source}, found {len(strangers)} other image ids "
+            f"({', '.join(map(str, strangers[:5]))}); these detections belong to another dataset."
+        )
+    truth = _dataset(dataset, ids)
+    if evaluator == "pycocotools":
+        return _named(_evaluate("pycocotools", truth, results, ids), dataset, evaluator, ())
+    sample = ids[:_CHECKED_IMAGES]
+    difference = _disagreement(truth, [r for r in results if r["image_id"] in set(sample)], sample, evaluator)
+    if difference > _EQUAL:
+        note = (
+            f"{evaluator} differs from pycocotools by {difference:.2e} on the first {len(sample)} images, so these "
+            "numbers are pycocotools'."
+        )
+        return _named(_evaluate("pycocotools", truth, results, ids), dataset, "pycocotools", (note,))
+    note = f"{evaluator} agrees with pycocotools on the first {len(sample)} images of this run."
+    return _named(_evaluate(evaluator, truth, results, ids), dataset, evaluator, (note,))
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    stats: list[float]
+    per_category: dict[int, float]
+
+
+def _dataset(dataset: CocoDataset, ids: Sequence[int]) -> dict[str, Any]:
+    wanted = set(ids)
+    boxes = [dict(box) for box in dataset.annotations or () if box["image_id"] in wanted]
+    categories = {box["category_id"] for box in boxes} | set(dataset.categories)
+    return {
+        "images": [{"id": id_} for id_ in ids],
+        "annotations": boxes,
+        "categories": [{"id": id_, "name": dataset.categories.get(id_, str(id_))} for id_ in sorted(categories)],
+    }
+
+
+def _evaluate(engine: str, truth: dict[str, Any], results: Sequence[Result], ids: Sequence[int]) -> _Evaluated:
+    coco_class, eval_class = _engine(engine)
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = coco_class()
+        ground_truth.dataset = truth
+        ground_truth.createIndex()
+        detections = ground_truth.loadRes([dict(result) for result in results]) if results else coco_class()
+        evaluation = eval_class(ground_truth, detections, "bbox")
+        evaluation.params.imgIds = sorted(ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    per_category = {}
+    for index, category in enumerate(evaluation.params.catIds):
+        measured = precision[:, :, index]
+        measured = measured[measured > -1]
+        per_category[int(category)] = float(measured.mean()) if measured.size else -1.0
+    return _Evaluated([float(value) for value in evaluation.stats[: len(METRIC_NAMES)]], per_category)
+
+
+def _engine(name: str) -> tuple[Any, Any]:
+    if name == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return COCO, COCOeval
+    try:
+        from faster_coco_eval import COCO as FasterCoco
+        from faster_coco_eval import COCOeval_faster
+    except ImportError as error:
+        raise InputError(
+            f"evaluator {name}: expected the package faster-coco-eval, found: {error}; install it or leave "
+            "--evaluator out."
+        ) from error
+    return FasterCoco, COCOeval_faster
+
+
+def _disagreement(truth: dict[str, Any], results: Sequence[Result], ids: Sequence[int], engine: str) -> float:
+    wanted = set(ids)
+    part = {**truth, "annotations": [dict(b) for b in truth["annotations"] if b["image_id"] in wanted]}
+    part["images"] = [{"id": id_} for id_ in ids]
+    record, fast = (_evaluate(name, part, results, ids) for name in ("pycocotools", engine))
+    pairs = list(zip(record.stats, fast.stats, strict=True))
+    pairs += [(value, fast.per_category.get(id_, math.inf)) for id_, value in record.per_category.items()]
+    return max(abs(a - b) for a, b in pairs)
+
+
+def _named(evaluated: _Evaluated, dataset: CocoDataset, engine: str, notes: tuple[str, ...]) -> CocoMetrics:
+    names = [dataset.categories.get(id_, str(id_)) for id_ in evaluated.per_category]
+    unique = len(set(names)) == len(names)
+    per_class = {
+        dataset.categories.get(id_, str(id_)) if unique else f"{id_} {dataset.categories.get(id_, '')}".strip(): value
+        for id_, value in evaluated.per_category.items()
+    }
+    return CocoMetrics(dict(zip(METRIC_NAMES, evaluated.stats, strict=True)), per_class, engine, notes)

@@ -1,0 +1,208 @@
+"""From weights and a dataset to detections and COCO metrics: batched, resumable, over one process or many."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from effdet_model.anchors import anchors_from_config
+from effdet_model.errors import InputError
+from effdet_model.nms import postprocess
+from verify.evaluation.coco import CocoDataset, ImageRecord
+from verify.evaluation.job import EvaluateOptions, Job, prepare
+from verify.evaluation.loading import Batch, batches
+from verify.evaluation.metrics import coco_metrics
+from verify.evaluation.progress import image_progress
+from verify.evaluation.published import published_verdict
+from verify.evaluation.ranks import Ranks, ranks
+from verify.evaluation.result import EvaluationResult, SkippedImage
+from verify.evaluation.store import (
+    DetectionsStore,
+    ImageResult,
+    detections_to_rows,
+    read_work_file,
+    write_results,
+)
+
+
+def evaluate(options: EvaluateOptions) -> EvaluationResult | None:
+    """Run a model over a dataset; write detections and metrics.
+
+    Started by torchrun, every process takes its share of the batches; the first one writes and returns the result,
+    the others return None. The same batches are formed however many processes there are and however often the run
+    was resumed, so the detections are the same; to the last bit where torch has the same number of threads (torchrun
+    gives each process one unless OMP_NUM_THREADS is set).
+
+    Raises:
+        InputError: an option, the weights, the dataset or an image is not as it must be.
+    """
+    with ranks() as rank:
+        job = prepare(options, rank)
+        started = time.monotonic()
+        with _opened_store(job, rank) as store:
+            resumed = _shared_results(store, rank)
+            with image_progress(len(job.dataset.images), options.progress and rank.is_first) as advance:
+                advance(len(resumed))
+                for results in _detect_all(job, rank, set(resumed)):
+                    store.append(results)
+                    advance(len(results) * rank.world)
+            plain = rank.gather([result.to_plain() for result in store.results.values()])
+            if not rank.is_first:
+                rank.wait()
+                store.remove()
+                return None
+            store.adopt(ImageResult.from_plain(item) for part in plain for item in part)
+            result = _finish(job, store, len(resumed), time.monotonic() - started, rank)
+            rank.wait()
+            store.remove()
+            for path in job.work_files():
+                path.unlink(missing_ok=True)
+            return result
+
+
+def _opened_store(job: Job, rank: Ranks) -> DetectionsStore:
+    """This process' work file; with the results of all work files there are, where the run is resumed."""
+    mine = job.work_path(rank.rank)
+    found: list[ImageResult] = []
+    if job.options.resume:
+        for path in job.work_files():
+            found += read_work_file(path, job.settings)[0]
+    rank.wait()
+    if not job.options.resume and rank.is_first:
+        for path in job.work_files():
+            path.unlink(missing_ok=True)
+    rank.wait()
+    store = DetectionsStore(mine, job.settings, job.options.resume)
+    store.adopt(found)
+    return store
+
+
+def _shared_results(store: DetectionsStore, rank: Ranks) -> list[int]:
+    """Ids of the images that any process has results of."""
+    return sorted({image_id for ids in rank.gather(list(store.results)) for image_id in ids})
+
+
+def _detect_all(job: Job, rank: Ranks, done: set[int]) -> Iterator[list[ImageResult]]:
+    """This process' batches, without the images that are done."""
+    images, size = job.dataset.images, job.options.batch_size
+    groups: list[Sequence[ImageRecord]] = [images[start : start + size] for start in range(0, len(images), size)]
+    mine = [[image for image in group if image.id not in done] for group in groups[rank.rank :: rank.world]]
+    loaded = batches([g for g in mine if g], job.config, job.options.workers, job.channels_last)
+    anchors = torch.from_numpy(anchors_from_config(job.config)).to(job.device)
+    with torch.inference_mode(), _exact_float32():
+        for batch in loaded:
+            if batch.bad and not job.options.skip_bad_images:
+                record, reason = batch.bad[0]
+                raise InputError(f"image id {record.id}: {reason} Or use --skip-bad-images.")
+            skipped = [ImageResult.skipped(record.id, reason) for record, reason in batch.bad]
+            yield _detect(job, batch, anchors) + skipped
+
+
+def _detect(job: Job, batch: Batch, anchors: Tensor) -> list[ImageResult]:
+    if not batch.records:
+        return []
+    class_outputs, box_outputs = _forward(job, batch.images.to(job.device, non_blocking=True))
+    found = postprocess(
+        job.profile, class_outputs, box_outputs, anchors, job.config.num_classes,
+        batch.scales, job.config.image_size, batch.sizes,
+    )  # fmt: skip
+    return [
+        ImageResult(record.id, detections_to_rows(detections), size)
+        for record, detections, size in zip(batch.records, found, batch.sizes, strict=True)
+    ]
+
+
+def _forward(job: Job, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    if not job.options.amp:
+        return job.model(images)
+    dtype = torch.bfloat16 if job.device.type == "cpu" else torch.float16
+    with torch.autocast(job.device.type, dtype):
+        class_outputs, box_outputs = job.model(images)
+    return [level.float() for level in class_outputs], [level.float() for level in box_outputs]
+
+
+@contextlib.contextmanager
+def _exact_float32() -> Iterator[None]:
+    """float32 is float32 on a GPU too (cuDNN would round the inputs of convolutions to TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _finish(job: Job, store: DetectionsStore, resumed: int, seconds: float, rank: Ranks) -> EvaluationResult:
+    """Write what was found, in the dataset's order, and measure it."""
+    dataset, options = job.dataset, job.options
+    ordered = [store.results[image.id] for image in dataset.images]
+    judged = [result for result in ordered if result.bad is None]
+    if not judged:
+        raise InputError(
+            f"dataset {dataset.source}: expected at least one image that can be used, all {len(ordered)} were skipped: "
+            f"{ordered[0].bad if ordered else next(iter(dataset.bad_images.values()))}"
+        )
+    if job.detections is not None:
+        write_results(job.detections, judged, job.server_name)
+    found = [detection for result in judged for detection in result.coco_results()]
+    metrics = published = None
+    if dataset.annotations is not None:
+        metrics = coco_metrics(dataset, found, (result.image_id for result in judged), options.evaluator)
+        published = published_verdict(
+            dataset, job.config, job.profile.name, job.metadata, job.era, metrics.ap
+        )
+    result = EvaluationResult(
+        variant=job.config.name,
+        weights=str(options.weights),
+        weights_sha256=job.weights_sha256,
+        nms=dataclasses.asdict(job.profile),
+        aspect_ratios=job.config.aspect_ratios,
+        image_size=job.config.image_size,
+        dataset=str(dataset.source),
+        images=len(judged),
+        resumed=resumed,
+        detections=len(found),
+        detections_file=str(job.detections) if job.detections else None,
+        metrics=metrics,
+        skipped=_skipped(dataset, ordered),
+        published=published,
+        seconds=seconds,
+        processes=rank.world,
+        options={
+            key: getattr(options, key)
+            for key in ("batch_size", "workers", "amp", "compile", "as_published", "limit")
+        }
+        | {"device": str(job.device), "channels_last": job.channels_last}
+        | {"family": job.era.family if job.era else None},
+        notes=(*dataset.notes, *_notes(job, judged)),
+    )
+    if options.metrics is not None:
+        result.write_json(Path(options.metrics))
+    return result
+
+
+def _skipped(dataset: CocoDataset, ordered: Iterable[ImageResult]) -> tuple[SkippedImage, ...]:
+    paths = {image.id: str(image.path) for image in dataset.images}
+    read = [SkippedImage(r.image_id, paths[r.image_id], r.bad) for r in ordered if r.bad is not None]
+    listed = [SkippedImage(id_, "", reason) for id_, reason in dataset.bad_images.items()]
+    return (*listed, *read)
+
+
+def _notes(job: Job, judged: Sequence[ImageResult]) -> Iterator[str]:
+    sizes = {image.id: image.size for image in job.dataset.images}
+    other = [r.image_id for r in judged if sizes[r.image_id] not in (None, r.size)]
+    if other:
+        yield (
+            f"{len(other)} images have another size than their annotations say (first: id {other[0]}); EXIF "
+            "orientation is ignored, as TensorFlow ignores it."
+        )
+    if job.era is not None:
+        yield f"Family {job.era.family}: {job.era.reason}"
+    if job.options.amp:
+        yield "Mixed precision: these are not the numbers of float32."

@@ -1,0 +1,239 @@
+"""The reference in a process of its own: what was imported before does not matter, its crashes are messages."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from effdet_model.errors import InputError
+from verify.reference.frames import receive, send
+
+INSTALL_HINT = 'pip install "effdet-port[verify]"'
+
+Message = tuple[dict[str, Any], np.ndarray | None] | BaseException
+
+
+
+class ReferenceLayer(NamedTuple):
+    """One layer: stable name, output NHWC, and the TensorFlow variables it used, in the order of use."""
+
+    name: str
+    output: np.ndarray
+    variables: tuple[str, ...]
+
+
+_LAYERS_AHEAD = 2
+"""How many layers TensorFlow may be ahead of the comparison; bounds memory."""
+
+
+class ReferenceProcess:
+    """A TensorFlow process; a context manager. It starts at once, so that its imports run beside the caller's.
+
+    Args:
+        kind: "tensorflow" (this project's reference), "automl" or "savedmodel".
+        path: the clone's or SavedModel's folder, for the latter two.
+    """
+
+    def __init__(self, kind: str = "tensorflow", path: Path | None = None) -> None:
+        self.kind = kind
+        self.path = path
+        self.versions: dict[str, str] = {}
+        self._errors = tempfile.TemporaryFile()
+        self._messages: queue.Queue[Message] = queue.Queue(_LAYERS_AHEAD)
+        self._read: Callable[[str], np.ndarray] | None = None
+        self._closed = threading.Event()
+        self._answering = False
+        command = [sys.executable, "-m", "verify.reference.worker"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_environment(kind)
+        )
+        self._receiver = threading.Thread(target=self._receive_all, daemon=True)
+        self._receiver.start()
+
+    def open(
+        self, config: Mapping[str, Any], read: Callable[[str], np.ndarray], dtype: str = "float32",
+        backbone_scope: str | None = None,
+    ) -> None:
+        """Say what model to run; may be said again for another one.
+
+        Args:
+            config: plain values (`EfficientDetConfig.to_dict()`).
+            read: gives a variable's array by its canonical TensorFlow name; called from another thread.
+            dtype: "float32" or "float64".
+            backbone_scope: first part of the backbone's variable names.
+        """
+        self._settle()
+        self._read = read
+        path = str(self.path.resolve()) if self.path else None
+        job = {"kind": self.kind, "path": path, "config": dict(config), "dtype": dtype, "scope": backbone_scope}
+        self._send(job)
+
+    def layers(self, images: np.ndarray) -> Iterator[ReferenceLayer]:
+        """Every layer, as TensorFlow computes it.
+
+        Args:
+            images: [N, H, W, 3], normalised.
+
+        Raises:
+            InputError: TensorFlow is missing, or the reference failed; the message says why.
+        """
+        return self._answers({"type": "run"}, images)
+
+    def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[ReferenceLayer]:
+        """What a layer would give with each of some faults; each answer is named by its fault.
+
+        Args:
+            faults: FAULT or FAULT@PLACE (see `verify.reference.faults`).
+        """
+        return self._answers({"type": "probe", "layer": layer, "faults": list(faults)}, images)
+
+    def _answers(self, request: Mapping[str, Any], images: np.ndarray) -> Iterator[ReferenceLayer]:
+        self._settle()
+        self._send(request, images)
+        self._answering = True
+        while True:
+            header, array = self._next()
+            if header["type"] == "done":
+                self._answering = False
+                return
+            assert array is not None
+            yield ReferenceLayer(header["name"], array, tuple(header["variables"]))
+
+    def _settle(self) -> None:
+        """Let a run end that its caller did not follow to the end."""
+        while self._answering:
+            header, _ = self._next()
+            self._answering = header["type"] != "done"
+
+    def close(self) -> None:
+        """End the process; also when it is in the middle of something."""
+        self._closed.set()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._receiver.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            try:
+                if stream:
+                    stream.close()
+            except BrokenPipeError:
+                pass
+        self._errors.close()
+
+    def __enter__(self) -> ReferenceProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, header: Mapping[str, Any], array: np.ndarray | None = None) -> None:
+        assert self._process.stdin is not None
+        try:
+            send(self._process.stdin, header, array)  # type: ignore[arg-type]
+        except (BrokenPipeError, ValueError):
+            self._next()
+            raise self._crash() from None
+
+    def _next(self) -> tuple[dict[str, Any], np.ndarray | None]:
+        message = self._messages.get()
+        if isinstance(message, BaseException):
+            self._put(message)
+            raise message
+        return message
+
+    def _receive_all(self) -> None:
+        """Hand on layers, answer the process's questions for variables; ends with an exception in the queue."""
+        assert self._process.stdout is not None
+        try:
+            while True:
+                header, array = receive(self._process.stdout)  # type: ignore[arg-type]
+                if header["type"] == "ready":
+                    self.versions = {key: header[key] for key in ("tensorflow", "numpy")}
+                elif header["type"] == "read":
+                    assert self._read is not None and self._process.stdin is not None
+                    value = self._read(header["name"])
+                    send(self._process.stdin, {"type": "array"}, value)  # type: ignore[arg-type]
+                elif header["type"] == "error":
+                    self._put(_error(header, self.kind))
+                    return
+                else:
+                    self._put((header, array))
+        except (EOFError, BrokenPipeError, ValueError) as error:
+            self._put(error if isinstance(error, InputError) else self._crash())
+        except BaseException as error:  # raised again where the caller waits
+            self._put(error)
+
+    def _put(self, message: Message) -> None:
+        while not self._closed.is_set():
+            try:
+                self._messages.put(message, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def _crash(self) -> InputError:
+        code = self._process.wait()
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        hint = "; it may have run out of memory, try a smaller --image-size" if code == -9 else ""
+        return InputError(
+            f"reference ({self.kind}): expected TensorFlow to run to its end, found that its process ended with "
+            f"{reason}{hint}. Its last words: {self._last_words()}"
+        )
+
+    def _last_words(self) -> str:
+        if self._closed.is_set():
+            return "none"
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - 2000))
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return " | ".join(line.strip() for line in lines[-3:]) or "none"
+
+
+def _environment(kind: str) -> dict[str, str]:
+    """TensorFlow on the CPU, quiet, without oneDNN's reordered sums (they cost accuracy, not time)."""
+    root = str(Path(__file__).resolve().parents[2])
+    known = os.environ.get("PYTHONPATH")
+    settings = {
+        "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "GRPC_VERBOSITY": "ERROR",
+    }
+    if kind != "tensorflow":
+        settings["TF_USE_LEGACY_KERAS"] = "1"
+    return {**os.environ, **settings}
+
+
+def _error(header: Mapping[str, Any], kind: str) -> InputError:
+    message = header["message"]
+    if header["kind"] == "missing":
+        return InputError(
+            f"reference ({kind}): expected TensorFlow to be installed, found: {message}; install it with "
+            f"{INSTALL_HINT}."
+        )
+    if header["kind"] == "broken":
+        return InputError(
+            f"reference ({kind}): expected a working TensorFlow, found that importing it fails: {message}; install "
+            f"it again with {INSTALL_HINT}."
+        )
+    if header["kind"] == "memory":
+        return InputError(
+            f"reference ({kind}): expected enough memory, found: {message}; try a smaller --image-size."
+        )
+    return InputError(
+        f"reference ({kind}): expected a model that TensorFlow can run, found: {message}; check the variant, "
+        "--hparams and --image-size."
+    )
