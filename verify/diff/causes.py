@@ -14,17 +14,34 @@ import numpy as np
 
 from effdet_model.errors import InputError
 from verify.diff.comparison import compare
-from verify.diff.result import Cause
+from verify.diff.result import Cause, Difference
 from verify.diff.tensors import TensorPair, agrees, expected_layout, layouts, pair_tensors
 from verify.reference.faults import FAULTS, PLACES, describe_fault
 
 if TYPE_CHECKING:
     from effdet_model import EfficientDet
     from porting.checkpoint.sources import Kind, Source
-    from verify.diff.run import Suspect
     from verify.reference.process import ReferenceProcess
 
 NOT_RECOGNISED = "not_recognised"
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """The first divergent layer of one input: all that is needed to look for the cause.
+
+    Attributes:
+        reference, port: the layer's output on both sides, NHWC.
+        variables: TensorFlow variables of the layer, in the order of use.
+        images: the network's input, NHWC.
+    """
+
+    name: str
+    difference: Difference
+    reference: np.ndarray
+    port: np.ndarray
+    variables: tuple[str, ...]
+    images: np.ndarray
 
 
 @dataclass(frozen=True)

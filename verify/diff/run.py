@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effdet_model.errors import InputError, unknown_name
+from verify.diff.causes import Investigation, Suspect, find_cause
 from verify.diff.comparison import compare
 from verify.diff.result import Cause, Difference, DiffResult, InputResult, LayerResult
 from verify.reference.import_order import survive_tensorflow
@@ -118,7 +119,6 @@ def diff_model(
     import torch
 
     from porting.accounting import choose_kind
-    from verify.diff.causes import Investigation, find_cause
     from verify.diff.environment import environment
     from verify.diff.inputs import make_inputs
 
@@ -157,24 +157,6 @@ def diff_model(
         },
         seconds=seconds,
     )
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """The first divergent layer of one input: all that is needed to look for the cause.
-
-    Attributes:
-        reference, port: the layer's output on both sides, NHWC.
-        variables: TensorFlow variables of the layer, in the order of use.
-        images: the network's input, NHWC.
-    """
-
-    name: str
-    difference: Difference
-    reference: np.ndarray
-    port: np.ndarray
-    variables: tuple[str, ...]
-    images: np.ndarray
 
 
 class _Run:
