@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.nms_reference import reference_picks  # noqa: E402
 from effdet_model import create_model  # noqa: E402
 from effdet_model.anchors import anchors_from_config  # noqa: E402
 from effdet_model.nms import postprocess, suppress  # noqa: E402
 from effdet_model.nms_profiles import PROFILES, NmsProfile, resolve_profile  # noqa: E402
 from effdet_model.selection import Candidates, decode_boxes  # noqa: E402
+from verify.reference.nms_loops import best_picks  # noqa: E402
 
 Outputs = tuple[list[Tensor], list[Tensor]]
 
@@ -64,7 +65,7 @@ def plain_loops(profile: NmsProfile, outputs: Outputs, anchors: Tensor) -> list[
     for image in range(len(outputs[0][0])):
         found = plain_candidates(outputs, anchors, image, 5000)
         boxes, scores, classes = found.boxes_yxyx.numpy(), found.scores.numpy(), found.classes.numpy()
-        picked, final = reference_picks(profile, boxes, scores, classes)
+        picked, final = best_picks(asdict(profile), boxes, scores, classes)
         results.append(np.column_stack((boxes[picked], final, classes[picked] + 1)))
     return results
 

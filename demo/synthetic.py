@@ -19,12 +19,12 @@ from effdet_model.errors import InputError
 from effdet_model.variants import get_config
 from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
+from porting.checkpoint.dialects import EMA_SUFFIX
 from porting.checkpoint.write_tensorbundle import write_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EMA = "/ExponentialMovingAverage"
 SLOT = "/Momentum"
 
 
@@ -100,7 +100,7 @@ def synthetic_tensors(
     for name, shape in table_for(config).tensorflow_shapes.items():
         value = known[name] if name in known else synthetic_value(name, shape, seed)
         if ema:
-            yield name + EMA, value
+            yield name + EMA_SUFFIX, value
             value = value + np.float32(0.01) * synthetic_value(f"{name}#", shape, seed)
             if name.endswith("moving_variance"):
                 value = np.abs(value)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from effdet_model.detector import Detections, Detector
 from effdet_model.errors import InputError
-from effdet_model.factory import create_model
 from verify.evaluation.coco import IMAGE_SUFFIXES
-from verify.evaluation.model_settings import profile_for, usable_device
+from verify.evaluation.model_settings import prepare_model
+from verify.evaluation.result import SkippedImage
 
 Kind = Literal["image", "folder", "video"]
 Pixels = npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ class DetectOptions:
             a video. An animated GIF is a video, within a folder its first frame.
         output: a folder, made where it is missing; not the one that the source lies in.
         variant: may be None where the weights' metadata names it.
-        nms: name of a suppression profile.
+        nms: name of a suppression profile; None: numpy_gaussian, with what the weights' nms_configs set.
         score_threshold: of what is drawn. min_score: of what is written to detections.json.
         max_detections: per image; None: the profile's 100.
         image_size: (height, width), one number or text; None: the weights' own.
@@ -48,7 +48,7 @@ class DetectOptions:
     weights: str | Path
     output: str | Path
     variant: str | None = None
-    nms: str = "numpy_gaussian"
+    nms: str | None = None
     score_threshold: float = 0.3
     min_score: float = 0.05
     max_detections: int | None = None
@@ -58,14 +58,6 @@ class DetectOptions:
     label_map: str | None = None
     skip_bad_images: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that could not be used, and why."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -86,13 +78,13 @@ class DetectResult:
     images: int
     detections: int
     drawn: int
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedImage, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"skipped": skipped_files(self.skipped)}
 
     def summary(self) -> str:
         """A few lines for people."""
@@ -104,14 +96,19 @@ class DetectResult:
                 f"{self.images} {what}: {self.detections} detections, {self.drawn} drawn{speed}",
                 where,
                 self.detections_file,
-                *(f"skipped {one.file}: {one.reason}" for one in self.skipped),
+                *(f"skipped {one.path}: {one.reason}" for one in self.skipped),
                 *(f"note: {note}" for note in self.notes),
             ]
         )
 
 
+def skipped_files(skipped: Sequence[SkippedImage]) -> list[dict[str, str]]:
+    """As the JSON files list them."""
+    return [{"file": one.path, "reason": one.reason} for one in skipped]
+
+
 @dataclass(frozen=True)
-class Job:
+class DetectionJob:
     """Everything that was checked before the first image is read."""
 
     options: DetectOptions
@@ -153,7 +150,7 @@ class Job:
         }
 
 
-def prepare(options: DetectOptions) -> Job:
+def prepare_detection(options: DetectOptions) -> DetectionJob:
     """Check everything that can be checked before work begins; load the model; make the output folder.
 
     Raises:
@@ -167,17 +164,16 @@ def prepare(options: DetectOptions) -> Job:
     kind, files = _files_of(Path(options.source))
     output = Path(options.output)
     _check_output(output, files)
-    device = usable_device(options.device)
-    model = create_model(
-        options.variant, image_size=options.image_size, weights=options.weights, **dict(options.overrides)
-    )
-    sizes = {"max_output_size": options.max_detections} if options.max_detections else {}
-    profile = profile_for(model.config, options.nms, sizes)
+    sizes = {"max_output_size": options.max_detections} if options.max_detections else None
+    settings = prepare_model(
+        options.weights, options.variant, device=options.device, image_size=options.image_size,
+        overrides=options.overrides, nms=options.nms, nms_configs=sizes,
+    )  # fmt: skip
     detector = Detector(
-        model, profile, batch_size=options.batch_size, device=device, label_map=options.label_map
+        settings.model, settings.profile, batch_size=options.batch_size, label_map=options.label_map
     )
     _make_folder(output)
-    return Job(options, kind, files, detector, output)
+    return DetectionJob(options, kind, files, detector, output)
 
 
 def _files_of(source: Path) -> tuple[Kind, tuple[Path, ...]]:

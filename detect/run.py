@@ -11,18 +11,19 @@ from PIL import Image
 
 from detect.job import (
     DETECTIONS_FILE,
+    DetectionJob,
     DetectOptions,
     DetectResult,
-    Job,
     Pixels,
-    Skipped,
-    prepare,
+    prepare_detection,
+    skipped_files,
 )
 from detect.listing import detections_file
 from effdet_model.decoding import decode_image
 from effdet_model.errors import InputError
 from effdet_model.preprocessing import scaled_size
 from porting.files import atomic_write
+from verify.evaluation.result import SkippedImage
 from verify.report.drawing import draw_detections
 
 Progress = Callable[[int, int], None]
@@ -42,7 +43,7 @@ def detect(options: DetectOptions, progress: Progress | None = None) -> DetectRe
         InputError: an option, the source, the weights or the output is not as it must be; an image or frame cannot
             be read and `skip_bad_images` is not set, or no image at all can be read.
     """
-    job = prepare(options)
+    job = prepare_detection(options)
     started = time.monotonic()
     if job.kind == "video":
         from detect.run_video import detect_video
@@ -57,10 +58,10 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
-def _detect_images(job: Job, progress: Progress) -> DetectResult:
+def _detect_images(job: DetectionJob, progress: Progress) -> DetectResult:
     names = output_names(job.files)
     annotated: list[str] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedImage] = []
     listed = drawn = 0
     target = job.output / DETECTIONS_FILE
     with detections_file(target, job.header(), "images") as entries:
@@ -81,7 +82,7 @@ def _detect_images(job: Job, progress: Progress) -> DetectResult:
                 f"{job.source}: expected at least one image that can be read, all {len(skipped)} were skipped: "
                 f"{skipped[0].reason}"
             )
-        entries.closing["skipped"] = [dataclasses.asdict(one) for one in skipped]
+        entries.closing["skipped"] = skipped_files(skipped)
     return DetectResult(
         source=str(job.source),
         kind=job.kind,
@@ -95,7 +96,7 @@ def _detect_images(job: Job, progress: Progress) -> DetectResult:
     )
 
 
-def _batches(job: Job, skipped: list[Skipped]) -> Iterator[list[tuple[Path, Pixels]]]:
+def _batches(job: DetectionJob, skipped: list[SkippedImage]) -> Iterator[list[tuple[Path, Pixels]]]:
     """Images that can be read, in batches; the others are added to `skipped`, or refused."""
     batch: list[tuple[Path, Pixels]] = []
     for path in job.files:
@@ -105,7 +106,7 @@ def _batches(job: Job, skipped: list[Skipped]) -> Iterator[list[tuple[Path, Pixe
             if not job.options.skip_bad_images:
                 hint = " Or use --skip-bad-images." if job.kind == "folder" else ""
                 raise InputError(f"{error}{hint}") from error
-            skipped.append(Skipped(path.name, str(error)))
+            skipped.append(SkippedImage(None, path.name, str(error)))
         if len(batch) == job.options.batch_size:
             yield batch
             batch = []

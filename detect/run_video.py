@@ -7,14 +7,14 @@ from itertools import islice
 
 import numpy as np
 
-from detect.job import DETECTIONS_FILE, DetectResult, Job
+from detect.job import DETECTIONS_FILE, DetectionJob, DetectResult
 from detect.listing import detections_file
 from detect.video import Frame, VideoReader, open_video, write_video
 from porting.files import atomic_write
 from verify.report.drawing import draw_detections
 
 
-def detect_video(job: Job, progress: Callable[[int, int], None]) -> DetectResult:
+def detect_video(job: DetectionJob, progress: Callable[[int, int], None]) -> DetectResult:
     """Write NAME.mp4 and detections.json; at most a batch of frames is held in memory.
 
     Raises:

@@ -10,18 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from effdet_model.errors import InputError
+from effdet_model.fpn_graph import feature_sizes
 
 AspectRatio = float | Sequence[float]
-
-
-def feature_sizes(image_size: tuple[int, int], max_level: int) -> list[tuple[int, int]]:
-    """(height, width) of the feature map of every level 0..max_level: each level halves, rounding up."""
-    height, width = image_size
-    sizes = [(height, width)]
-    for _ in range(max_level):
-        height, width = (height + 1) // 2, (width + 1) // 2
-        sizes.append((height, width))
-    return sizes
 
 
 def generate_anchors(

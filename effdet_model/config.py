@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effdet_model.errors import InputError, unknown_name
-from effdet_model.fpn_graph import WEIGHT_METHODS, FpnGraph, build_fpn_graph
+from effdet_model.fpn_graph import WEIGHT_METHODS, FpnGraph, build_fpn_graph, feature_sizes
+from effdet_model.nms_profiles import DEFAULT_NMS_CONFIGS
 
 AspectRatio = float | tuple[float, float]
 
@@ -21,16 +22,6 @@ ASPECT_RATIOS = (1.0, 2.0, 0.5)
 
 ASPECT_RATIO_PAIRS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 """Anchor (width, height) factors of the official code until 2020-09-10."""
-
-DEFAULT_NMS_CONFIGS: Mapping[str, Any] = {
-    "method": "gaussian",
-    "iou_thresh": None,
-    "score_thresh": 0.0,
-    "sigma": None,
-    "pyfunc": False,
-    "max_nms_inputs": 0,
-    "max_output_size": 100,
-}
 
 ACTIVATIONS = ("silu", "swish", "swish_native", "hswish", "relu", "relu6", "mish", "leaky_relu")
 
@@ -131,11 +122,7 @@ class EfficientDetConfig:
 
     def feature_sizes(self, image_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
         """(height, width) of every level from 0 (the image) to `max_level`; each halves, rounding up."""
-        sizes = [image_size or self.image_size]
-        for _ in range(self.max_level):
-            height, width = sizes[-1]
-            sizes.append(((height - 1) // 2 + 1, (width - 1) // 2 + 1))
-        return sizes
+        return feature_sizes(image_size or self.image_size, self.max_level)
 
     def replace(self, **overrides: Any) -> EfficientDetConfig:
         """A copy with some fields changed.

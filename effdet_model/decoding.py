@@ -158,13 +158,48 @@ def _decode_with_pillow(data: bytes, name: str, kind: str, max_pixels: int) -> P
         _refuse(name, f"at most {max_pixels} pixels", str(error), "scale it down")
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error) as error:
         _refuse(name, f"a whole {kind} file", str(error) or "a corrupt one", "replace or remove it")
+    return _rgb_of_pillow(image)
+
+
+def rgb_pixels(image: Image.Image) -> Pixels:
+    """uint8 [height, width, 3] in RGB order of a Pillow image, converted as `decode_image` converts files.
+
+    Grey becomes three equal channels, 16 bits lose their low byte, alpha and transparency are dropped, CMYK is
+    multiplied with black; EXIF orientation is ignored. The image stays as it is.
+
+    Raises InputError for a mode without such a meaning (floats), and for a file that Pillow cannot read.
+    """
+    name = f"Pillow image {os.fspath(getattr(image, 'filename', '') or '')}".rstrip()
+    try:
+        image.load()
+        if image.mode == "F":
+            _refuse(name, "8 or 16 bits per channel", "mode F, floats of unknown range", "convert it to uint8")
+        if image.mode == "CMYK":
+            return _rgb_of_cmyk(np.asarray(image), inverted=False)
+        return _rgb_of_pillow(image.convert("RGBA") if image.mode == "RGBa" else image)
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        _refuse(name, "one that converts to RGB", f"mode {image.mode}: {error}", "convert it yourself")
+
+
+def _rgb_of_pillow(image: Image.Image) -> Pixels:
     if image.mode.startswith("I;16") or image.mode == "I":
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    transparent = image.info.pop("transparency", None)
-    pixels = np.array(image.convert("RGB"))
-    if kind == "GIF" and isinstance(transparent, int) and image.mode == "P":
+    transparent = image.info.get("transparency")
+    pixels = np.array(_without_transparency(image).convert("RGB"))
+    if image.format == "GIF" and isinstance(transparent, int) and image.mode == "P":
         pixels[np.asarray(image) == transparent] = 0
     return pixels
+
+
+def _without_transparency(image: Image.Image) -> Image.Image:
+    """The image, or a copy where `convert` would heed its transparency."""
+    if "transparency" not in image.info:
+        return image
+    plain = image.copy()
+    del plain.info["transparency"]
+    return plain
 
 
 def _check_kind(image: ImageFile.ImageFile, data: bytes, name: str, kind: str) -> None:

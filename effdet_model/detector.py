@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,17 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from effdet_model.anchors import anchors_from_config
-from effdet_model.decoding import decode_image
+from effdet_model.decoding import decode_image, rgb_pixels
+from effdet_model.devices import usable_device
 from effdet_model.errors import InputError
 from effdet_model.labels import category_name, resolve_label_map
 from effdet_model.nms import postprocess
-from effdet_model.nms_profiles import DEFAULT_PROFILE, NmsProfile, resolve_profile
+from effdet_model.nms_profiles import NmsProfile, profile_from_config
 from effdet_model.preprocessing import preprocess
 
-ImageLike = npt.NDArray[np.uint8] | Tensor | str | os.PathLike[str]
+ImageLike = npt.NDArray[np.uint8] | Tensor | Image.Image | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,25 @@ class Detections:
 
 
 class Detector:
-    """A model with everything around it: `Detector(model)(["a.jpg", array])` gives a list of `Detections`."""
+    """A model with everything around it: `Detector(model)(["a.jpg", array])` gives a list of `Detections`.
+
+    The caller's model stays as it is. It is looked at anew in every call, so a detector made in training sees the
+    weights, device and dtype of the moment; layers in training mode are in eval mode within the call only, which no
+    other thread may use for training meanwhile. float64, float16 and bfloat16 models work; boxes and scores are then
+    computed from their outputs in float32.
+
+    Attributes:
+        model: what runs: the given one without DataParallel, DistributedDataParallel or an averaging wrapper.
+        config: of the model. profile: of suppression.
+    """
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        nms: str | NmsProfile = DEFAULT_PROFILE,
+        model: nn.Module,
+        nms: str | NmsProfile | None = None,
         *,
         nms_configs: Mapping[str, Any] | None = None,
+        score_threshold: float = 0.0,
         batch_size: int = 8,
         device: str | torch.device | None = None,
         label_map: str | Mapping[Any, str] | None = None,
@@ -63,39 +78,53 @@ class Detector:
     ) -> None:
         """
         Args:
-            model: as `create_model` makes it, with `.config`; put into eval mode and moved to `device`.
-            nms: a name of `nms_profiles.PROFILES`, or a profile of one's own.
-            nms_configs: thresholds and sizes that replace the profile's, names as in google/automl.
+            model: as `create_model` makes it, with `.config`.
+            nms: a name of `nms_profiles.PROFILES`, or a profile of one's own, which holds without the config; None:
+                numpy_gaussian, with what the config's nms_configs set.
+            nms_configs: thresholds and sizes that replace the profile's and the config's, names as in google/automl.
+            score_threshold: detections with lower scores are left out, from 0 (none) to 1.
             batch_size: images that go through the model at once.
-            device: where the model runs; None: where it is.
+            device: where to run; if the model is elsewhere, a copy of it as it is now. None: where the model is.
             label_map: names of the categories; None: the configuration's own.
             accurate_dct: decode JPEG files with the exact DCT instead of TensorFlow's default.
 
         Raises:
-            InputError: an unknown profile or label map, or a batch size below 1.
+            InputError: not such a model; a profile, nms_configs, label map or device that is unknown or does not fit;
+                a batch size below 1, or a threshold outside 0 to 1.
         """
         if batch_size < 1:
             raise InputError(f"batch size: expected at least 1, found {batch_size}; give a positive number.")
-        config: Any = model.config
+        if not 0 <= score_threshold <= 1:
+            raise InputError(f"score_threshold: expected a number from 0 to 1, found {score_threshold}; correct it.")
+        self.model = _unwrapped(model)
+        if device is not None:
+            self.model = _on_device(self.model, usable_device(device))
+        config: Any = self.model.config
         self.config = config
-        self.profile = resolve_profile(nms, nms_configs)
+        self.profile = profile_from_config(config, nms, nms_configs)
+        self.score_threshold = score_threshold
         self.batch_size = batch_size
-        self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        self.model = model.eval().to(self.device)
         self.accurate_dct = accurate_dct
         names = config.label_map if label_map is None else label_map
         self.names = resolve_label_map(names, config.num_classes)
-        self._anchors = torch.from_numpy(anchors_from_config(config)).to(self.device)
+        self._anchors = torch.from_numpy(anchors_from_config(config))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        return _first_parameter(self.model).device
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> list[Detections]:
         """One `Detections` per image, in order.
 
-        images: uint8 RGB arrays or tensors [height, width, 3] of any sizes, or paths of image files; a single
-        one is taken as a list of one. Raises InputError, naming the file, for what cannot be read.
+        images: uint8 RGB arrays or tensors [height, width, 3] of any sizes, paths of image files, or Pillow images of
+        any mode with 8 or 16 bits; a single one is taken as a list of one. EXIF orientation is ignored, as TensorFlow
+        ignores it; a Pillow image that was opened from a JPEG has Pillow's pixels, which differ a little from
+        TensorFlow's: give the path for those. Raises InputError, naming the file, for what cannot be read.
         """
-        if isinstance(images, (str, os.PathLike)) or getattr(images, "ndim", 0) == 3:
+        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
             images = [images]  # type: ignore[list-item]
-        return list(self.stream(images))
+        return list(self.stream(images))  # type: ignore[arg-type]
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
         """The same for a source of any length: reads, and answers, one batch after the other."""
@@ -104,6 +133,8 @@ class Detector:
             yield from self._detect(batch)
 
     def _pixels(self, image: ImageLike) -> Any:
+        if isinstance(image, Image.Image):
+            return rgb_pixels(image)
         if isinstance(image, (str, os.PathLike)):
             return decode_image(image, accurate_dct=self.accurate_dct)
         return image
@@ -111,7 +142,11 @@ class Detector:
     @torch.inference_mode()
     def _detect(self, images: list[Any]) -> list[Detections]:
         inputs, scales = zip(*(preprocess(image, self.config) for image in images), strict=True)
-        class_outputs, box_outputs = self.model(torch.stack(inputs).to(self.device))
+        like = _first_parameter(self.model)
+        if self._anchors.device != like.device:
+            self._anchors = self._anchors.to(like.device)
+        with _eval_mode(self.model):
+            class_outputs, box_outputs = self.model(torch.stack(inputs).to(like.device, like.dtype))
         rows = postprocess(
             self.profile,
             class_outputs,
@@ -127,4 +162,40 @@ class Detector:
     def _detections(self, rows: npt.NDArray[np.float32]) -> Detections:
         ids = rows[:, 5].astype(np.int64)
         names = [category_name(self.names, number) for number in ids.tolist()]
-        return Detections(np.ascontiguousarray(rows[:, [1, 0, 3, 2]]), rows[:, 4].copy(), ids, names)
+        found = Detections(np.ascontiguousarray(rows[:, [1, 0, 3, 2]]), rows[:, 4].copy(), ids, names)
+        return found.above(self.score_threshold) if self.score_threshold > 0 else found
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    """The model with `.config` within what DataParallel, DistributedDataParallel or AveragedModel made of it."""
+    inner: Any = model
+    while not hasattr(inner, "config") and isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    if not isinstance(inner, nn.Module) or not hasattr(inner, "config"):
+        raise InputError(
+            f"Detector: expected a model as create_model makes it, found {type(model).__name__} without a config; pass "
+            "create_model(...)."
+        )
+    return inner
+
+
+def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model itself where it is there already, else a copy."""
+    return model if _first_parameter(model).device == device else copy.deepcopy(model).to(device)
+
+
+def _first_parameter(model: nn.Module) -> Tensor:
+    return next(model.parameters())
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every layer in eval mode; afterwards those that were in training mode are so again."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

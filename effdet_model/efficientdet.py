@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -65,8 +64,8 @@ class EfficientDet(nn.Module):
         height, width = images.shape[-2:]
         sizes = self.config.feature_sizes((height, width))
         replacing = _replacing(observe) if observe else None
-        with _observed_backbone(self.backbone, replacing):
-            feats = self.backbone(images)
+        backbone = _observed_backbone(self.backbone, replacing) if replacing else self.backbone
+        feats = backbone(images)
         feats = self.fpn(feats, sizes, replacing)
         return self.class_net(feats, replacing), self.box_net(feats, replacing)
 
@@ -85,26 +84,42 @@ def _replacing(observe: Observer) -> Observe:
     return call
 
 
-@contextlib.contextmanager
-def _observed_backbone(backbone: nn.Module, observe: Observe | None) -> Iterator[None]:
-    """Show stem and blocks of an EfficientNet-like backbone; of others, only the features are seen."""
-    if observe is None or not hasattr(backbone, "blocks") or not hasattr(backbone, "bn1"):
-        yield
-        return
+class _Observed(nn.Module):
+    """A layer whose output an observer sees, and may replace."""
 
-    def hook(name: str, module: nn.Module, args: Any, out: Tensor) -> Tensor:
-        return observe(name, out)
+    def __init__(self, layer: nn.Module, name: str, observe: Observe) -> None:
+        super().__init__()
+        self.layer, self.name, self.observe = layer, name, observe
 
+    def forward(self, *args: Any, **keywords: Any) -> Tensor:
+        return self.observe(self.name, self.layer(*args, **keywords))
+
+
+def _observed_backbone(backbone: nn.Module, observe: Observe) -> nn.Module:
+    """A view of an EfficientNet-like backbone that shows stem and blocks; of others, only the features are seen.
+
+    The view shares all layers and changes none of them, so calls from several threads do not see each other, which
+    hooks on the layers would.
+    """
     parts: Any = backbone
-    watched: dict[str, nn.Module] = {"backbone.stem": parts.bn1}
-    for stage, blocks in enumerate(parts.blocks):
-        watched.update({f"backbone.blocks.{stage}.{i}": block for i, block in enumerate(blocks)})
-    handles = [module.register_forward_hook(partial(hook, name)) for name, module in watched.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    if not hasattr(backbone, "blocks") or not hasattr(backbone, "bn1"):
+        return backbone
+    stages: dict[str, nn.Module | None] = {}
+    for stage, (key, blocks) in enumerate(parts.blocks.named_children()):
+        shown = {
+            name: _Observed(block, f"backbone.blocks.{stage}.{i}", observe)
+            for i, (name, block) in enumerate(blocks.named_children())
+        }
+        stages[key] = _view(blocks, shown)
+    stem = _Observed(parts.bn1, "backbone.stem", observe)
+    return _view(backbone, {"bn1": stem, "blocks": _view(parts.blocks, stages)})
+
+
+def _view(module: nn.Module, replaced: Mapping[str, nn.Module | None]) -> nn.Module:
+    """The same module with other children; what it holds is shared."""
+    view = copy.copy(module)
+    view._modules = {**module._modules, **replaced}
+    return view
 
 
 def create_backbone(config: EfficientDetConfig, pretrained: bool = False) -> nn.Module:

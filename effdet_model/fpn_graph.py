@@ -25,6 +25,16 @@ _SUFFIXES = {
 }
 
 
+def feature_sizes(image_size: tuple[int, int], max_level: int) -> list[tuple[int, int]]:
+    """(height, width) of the feature map of every level 0..max_level: each level halves, rounding up."""
+    height, width = image_size
+    sizes = [(height, width)]
+    for _ in range(max_level):
+        height, width = (height + 1) // 2, (width + 1) // 2
+        sizes.append((height, width))
+    return sizes
+
+
 @dataclass(frozen=True)
 class FpnNode:
     """One node: features `inputs_offsets` are brought to `feat_level`'s size, fused and convolved.

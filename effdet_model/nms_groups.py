@@ -70,12 +70,17 @@ class Group(abc.ABC):
 
 
 class NumpyHardGroup(Group):
-    """hard and diou suppression of nms_np.py; of equal scores the lower position is picked first."""
+    """hard and diou suppression of nms_np.py.
+
+    The boxes lie in the order that the official call of numpy's sort gives, which decides which of two equal scores
+    comes first.
+    """
 
     margin = np.float32(1)
 
     def __init__(self, profile: NmsProfile, low: Floats, high: Floats, scores: Floats) -> None:
-        super().__init__(profile, low, high, scores)
+        self.order = scores.argsort()[::-1]
+        super().__init__(profile, low[:, self.order], high[:, self.order], scores[self.order])
         self.distance = profile.method == "diou"
 
     @property
@@ -84,15 +89,15 @@ class NumpyHardGroup(Group):
         return None if score < 0 else float(score)
 
     def pick(self) -> tuple[int, float]:
-        position = self._next
-        score = float(self.scores[position])
-        overlap = self._overlaps(position)
+        place = self._next
+        score = float(self.scores[place])
+        overlap = self._overlaps(place)
         if self.distance:
-            overlap = overlap - self._relative_distance(position)
+            overlap = overlap - self._relative_distance(place)
         self.scores[~(overlap <= self.iou_threshold)] = GONE
-        self.scores[position] = GONE
+        self.scores[place] = GONE
         self._next = int(self.scores.argmax())
-        return position, score
+        return int(self.order[place]), score
 
     def _relative_distance(self, position: int) -> Floats:
         """Squared distance of centres over squared diagonal of the enclosing box."""

@@ -14,6 +14,16 @@ METHODS = {
     "graph": ("hard", "gaussian"),
     "torchvision": ("hard",),
 }
+DEFAULT_NMS_CONFIGS: Mapping[str, Any] = {
+    "method": "gaussian",
+    "iou_thresh": None,
+    "score_thresh": 0.0,
+    "sigma": None,
+    "pyfunc": False,
+    "max_nms_inputs": 0,
+    "max_output_size": 100,
+}
+"""google/automl's `nms_configs` (hparams_config.py)."""
 MAX_DETECTION_POINTS = 5000
 """How many anchor x class scores the official evaluation keeps (tf2/anchors.py, tf2/eval.py)."""
 
@@ -77,6 +87,40 @@ PROFILES: Mapping[str, NmsProfile] = {profile.name: profile for profile in _PROF
 DEFAULT_PROFILE = "numpy_gaussian"
 
 
+def profile_from_config(
+    config: Any, asked: str | NmsProfile | None = None, nms_configs: Mapping[str, Any] | None = None
+) -> NmsProfile:
+    """The suppression that a model's detections are made with: the one way from configuration and options to a profile.
+
+    Args:
+        config: of the model. What its `nms_configs` has other than google/automl's defaults counts: thresholds, sizes
+            and the method (None: hard). `pyfunc` does not: which code runs is the profile's to say.
+        asked: a name of `PROFILES`, or a profile of one's own, which holds without the config. None: the code of
+            `DEFAULT_PROFILE`, with the method that is set.
+        nms_configs: what replaces both, key by key, names as in google/automl.
+
+    Raises:
+        InputError: no such profile, method or key; a value that does not fit; or a name whose method is another than
+            the one that is set.
+    """
+    given = dict(nms_configs or {})
+    settings = {**({} if isinstance(asked, NmsProfile) else _set_by(config)), **given}
+    if given:
+        _check_keys(given)
+        config.replace(nms_configs=given)  # refuses what no configuration may hold
+    method = _method(settings["method"]) if "method" in settings else None
+    default = PROFILES[DEFAULT_PROFILE]
+    profile = resolve_profile(asked or f"{default.family}_{method or default.method}", settings)
+    if method is not None and profile.method != method:
+        others = ", ".join(other.name for other in _PROFILES if other.method == method)
+        raise InputError(
+            f"suppression: expected a profile whose method is the one that nms_configs sets, found {profile.name}, "
+            f"which is {profile.method}, and nms_configs.method={method}; name no profile or one of {others}, or set "
+            f"nms_configs.method={profile.method}."
+        )
+    return profile
+
+
 def resolve_profile(
     profile: str | NmsProfile = DEFAULT_PROFILE, nms_configs: Mapping[str, Any] | None = None
 ) -> NmsProfile:
@@ -91,33 +135,34 @@ def resolve_profile(
             raise unknown_name("suppression profile", profile, PROFILES)
         profile = PROFILES[profile]
     given = nms_configs or {}
+    _check_keys(given)
     changes: dict[str, Any] = {
         field: given[key]
-        for key, field in (
-            ("iou_thresh", "iou_threshold"),
-            ("score_thresh", "score_threshold"),
-            ("sigma", "sigma"),
-            ("max_output_size", "max_output_size"),
-        )
+        for key, field in (("iou_thresh", "iou_threshold"), ("score_thresh", "score_threshold"), ("sigma", "sigma"))
         if given.get(key)
     }
+    if given.get("max_output_size") is not None:
+        changes["max_output_size"] = given["max_output_size"]
     if given.get("max_nms_inputs") is not None and profile.max_candidates is not None:
         changes["max_candidates"] = given["max_nms_inputs"]
     return replace(profile, **changes) if changes else profile
 
 
-def profile_from_nms_configs(nms_configs: Mapping[str, Any], per_class: bool = True) -> NmsProfile:
-    """The profile that google/automl runs for a configuration's `nms_configs`.
+def _set_by(config: Any) -> dict[str, Any]:
+    """What a config's `nms_configs` has other than google/automl's defaults."""
+    values: Mapping[str, Any] = config.nms_configs
+    return {key: value for key, value in values.items() if value != DEFAULT_NMS_CONFIGS.get(key)}
 
-    pyfunc (true where it is absent) chooses the numpy code, else the graph op, per class or global;
-    method None is hard. Raises InputError for a method that the chosen code does not have.
-    """
-    method = nms_configs.get("method") or "hard"
-    if nms_configs.get("pyfunc", True):
-        family = "numpy"
-    else:
-        family = "graph" if per_class else "global"
-    known = METHODS["numpy" if family == "numpy" else "graph"]
-    if method not in known:
-        raise unknown_name(f"nms_configs.method of the {family} code", str(method), known)
-    return resolve_profile(f"{family}_{method}", nms_configs)
+
+def _method(value: Any) -> str:
+    """A method's name; nothing means hard, as in the official code."""
+    known = sorted({method for methods in METHODS.values() for method in methods})
+    if value and value not in known:
+        raise unknown_name("nms_configs.method", str(value), known)
+    return str(value or "hard")
+
+
+def _check_keys(nms_configs: Mapping[str, Any]) -> None:
+    for key in nms_configs:
+        if key not in DEFAULT_NMS_CONFIGS:
+            raise unknown_name("nms_configs key", str(key), DEFAULT_NMS_CONFIGS)

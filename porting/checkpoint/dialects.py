@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from effdet_model.errors import InputError
+from effdet_model.fpn_graph import build_fpn_graph
 from porting.checkpoint.object_graph import ObjectGraph
 
 TF1, H5, OBJECT = "tf1", "h5", "object"
@@ -285,7 +286,7 @@ class _Context:
         if saved is not None:
             return saved
         if self.nodes == 2 * (self.levels - 1):
-            return str(bifpn_offsets(self.levels)[node][edge])
+            return str(build_fpn_graph("bifpn", 1, self.levels).nodes[node].inputs_offsets[edge])
         raise InputError(
             "expected the names of variables in the checkpoint's object graph, found none, and "
             f"{self.nodes} nodes per BiFPN cell of {self.levels} levels are not the default graph; "
@@ -300,19 +301,6 @@ class _Context:
             if re.fullmatch(path_pattern, path) and (match := re.fullmatch(name_pattern, name)):
                 return match[1]
         return None
-
-
-def bifpn_offsets(levels: int) -> list[list[int]]:
-    """Inputs of every node of the default BiFPN over `levels` levels (google/automl tf2/fpn_configs.py)."""
-    ids = [[level] for level in range(levels)]
-    nodes: list[list[int]] = []
-    for level in range(levels - 2, -1, -1):
-        nodes.append([ids[level][-1], ids[level + 1][-1]])
-        ids[level].append(levels + len(nodes) - 1)
-    for level in range(1, levels):
-        nodes.append([*ids[level], ids[level - 1][-1]])
-        ids[level].append(levels + len(nodes) - 1)
-    return nodes
 
 
 def _common_root(paths: list[str]) -> str:

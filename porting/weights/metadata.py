@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effdet_model.config import EfficientDetConfig
+from effdet_model.nms_profiles import profile_from_config
 from porting.accounting import Account
 from porting.checkpoint.sources import Source
 from porting.version import TOOL, tool_version
@@ -50,7 +51,7 @@ def build_metadata(
             for key in ("min_level", "max_level", "num_scales", "aspect_ratios", "anchor_scale")
         },
         "nms": {
-            "profile": "numpy_gaussian",
+            "profile": profile_from_config(config).name,
             "published_profile": origin.get("nms_profile"),
             "configs": fields["nms_configs"],
         },

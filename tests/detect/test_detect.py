@@ -134,7 +134,7 @@ def test_a_bad_image_is_refused_by_name_or_listed(options, tmp_path, pictures):
         detect(mixed)
     assert list(options.output.iterdir()) == []
     result = detect(replace(mixed, skip_bad_images=True))
-    assert [one.file for one in result.skipped] == ["a.png", "b.png"]
+    assert [one.path for one in result.skipped] == ["a.png", "b.png"]
     assert result.images == 1 and "skipped a.png: " in result.summary()
     content = listing(options)
     assert [entry["file"] for entry in content["images"]] == ["c.png"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detect.job import Job
+from detect.job import DetectionJob
 from detect.run import DetectOptions, detect
 from detect.video import open_video
 from effdet_model import Detector, InputError, create_model
@@ -141,8 +141,8 @@ def test_a_turned_video_is_seen_upright(tmp_path):
 
 def test_only_a_batch_is_held(options, monkeypatch):
     sizes = []
-    find = Job.find
-    monkeypatch.setattr(Job, "find", lambda job, images: sizes.append(len(images)) or find(job, images))
+    find = DetectionJob.find
+    monkeypatch.setattr(DetectionJob, "find", lambda job, images: sizes.append(len(images)) or find(job, images))
     detect(options)
     assert sizes == [4, 4, 2]
 

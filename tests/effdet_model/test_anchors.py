@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from effdet_model import InputError, get_config, list_variants
-from effdet_model.anchors import anchors_from_config, feature_sizes, generate_anchors
+from effdet_model.anchors import anchors_from_config, generate_anchors
+from effdet_model.fpn_graph import feature_sizes
 
 PAIRS = [(1.0, 1.0), (1.4, 0.7), (0.7, 1.4)]
 CASES = [

@@ -12,7 +12,7 @@ from PIL import Image
 from effdet_model import InputError
 from effdet_model.decoding import decode_image
 from tests.image_cases import image_files
-from tests.tensorflow_pipeline import tensorflow_results
+from tests.tensorflow_results import tensorflow_results
 
 REFUSED = ("broken-", "refused-")
 

@@ -8,7 +8,7 @@ import torch
 
 from effdet_model import InputError, get_config
 from effdet_model.preprocessing import normalize, prepare_image, preprocess, resize_bilinear, scaled_size
-from tests.tensorflow_pipeline import RESIZE_CASES, resize_image, tensorflow_results
+from tests.tensorflow_results import RESIZE_CASES, resize_image, tensorflow_results
 
 MEAN, DEVIATION = (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)
 

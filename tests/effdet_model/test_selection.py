@@ -10,7 +10,7 @@ import effdet_model.selection as selection
 from effdet_model import InputError
 from effdet_model.anchors import generate_anchors
 from effdet_model.selection import decode_boxes, select
-from tests.tensorflow_pipeline import logits_case, tensorflow_results
+from tests.tensorflow_results import logits_case, tensorflow_results
 
 CLASSES, ANCHORS_PER_CELL = 7, 3
 SIZES = [(16, 20), (8, 10), (4, 5)]

@@ -17,10 +17,11 @@ import torch
 from effdet import EfficientDet as EffdetModel
 from effdet.config import get_efficientdet_config
 
-from demo.synthetic import EMA, SLOT, synthetic_tensors, synthetic_value, write_synthetic_checkpoint
+from demo.synthetic import SLOT, synthetic_tensors, synthetic_value, write_synthetic_checkpoint
 from effdet_model import InputError, create_model, get_config
 from effdet_model.weights import read_metadata, read_state_dict
 from mappings.table import build_table
+from porting.checkpoint.dialects import EMA_SUFFIX
 from porting.checkpoint.write_tensorbundle import write_checkpoint
 from porting.convert import convert
 from porting.weights import files as weight_files
@@ -158,7 +159,7 @@ def test_custom_architectures(tmp_path: Path, overrides: dict[str, Any]) -> None
 
 
 def drop(wanted: str) -> Callable[[str, np.ndarray], Iterator[tuple[str, np.ndarray]]]:
-    return lambda name, value: iter([(name, value)] if name.removesuffix(EMA).removesuffix(SLOT) != wanted else [])
+    return lambda name, value: iter([(name, value)] * (name.removesuffix(EMA_SUFFIX).removesuffix(SLOT) != wanted))
 
 
 def test_missing_variable(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_another_shape(tmp_path: Path) -> None:
 
 def test_some_moving_averages_are_not_enough(tmp_path: Path) -> None:
     def without(name: str, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        if name != f"class_net/class-0/bias{EMA}":
+        if name != f"class_net/class-0/bias{EMA_SUFFIX}":
             yield name, value
 
     prefix = changed(tmp_path, without)

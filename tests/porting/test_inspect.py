@@ -18,10 +18,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from cli import cli
-from demo.synthetic import EMA, synthetic_tensors, write_synthetic_checkpoint
+from demo.synthetic import synthetic_tensors, write_synthetic_checkpoint
 from effdet_model import InputError, create_model, get_config
 from effdet_model.hparams import parse_hparams
 from effdet_model.weights import read_metadata, read_state_dict
+from porting.checkpoint.dialects import EMA_SUFFIX
 from porting.checkpoint.write_tensorbundle import write_checkpoint
 from porting.convert import convert
 from porting.inspect.run import Averages, Inspection, inspect_file
@@ -183,7 +184,7 @@ def test_a_backbone_alone(tmp_path: Path) -> None:
 
 def test_some_moving_averages(tmp_path: Path) -> None:
     def without(name: str, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        if name != f"class_net/class-0/bias{EMA}":
+        if name != f"class_net/class-0/bias{EMA_SUFFIX}":
             yield name, value
 
     found = inspect_file(changed(tmp_path, without))
@@ -195,7 +196,7 @@ def test_some_moving_averages(tmp_path: Path) -> None:
 
 def test_neither_kind_is_complete(tmp_path: Path) -> None:
     def without(name: str, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        if name not in (f"class_net/class-0/bias{EMA}", "class_net/class-1/bias"):
+        if name not in (f"class_net/class-0/bias{EMA_SUFFIX}", "class_net/class-1/bias"):
             yield name, value
 
     found = inspect_file(changed(tmp_path, without))

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo.synthetic import EMA, SLOT, synthetic_value
+from demo.synthetic import SLOT, synthetic_value
 from mappings.committed import TABLES, read_committed_table
+from porting.checkpoint.dialects import EMA_SUFFIX
 from porting.checkpoint.tensorbundle import TensorBundle
 
 ARCHITECTURES = sorted(path.stem for path in TABLES.glob("*.tsv"))
@@ -37,7 +38,7 @@ def small_arrays(architecture: str) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {"global_step": np.asarray(7, np.int64)}
     for name, shape in read_committed_table(architecture).tensorflow_shapes.items():
         small = tuple(min(side, 2) for side in shape)
-        for suffix in ("", EMA, SLOT):
+        for suffix in ("", EMA_SUFFIX, SLOT):
             arrays[name + suffix] = synthetic_value(name + suffix, small)
     return arrays
 

@@ -14,14 +14,13 @@ import torch
 from effdet_model.config import EfficientDetConfig
 from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, unknown_name
-from effdet_model.factory import create_model
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import read_metadata
 from porting.files import atomic_write
 from porting.weights.files import file_sha256
 from verify.evaluation.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
 from verify.evaluation.metrics import EVALUATORS
-from verify.evaluation.model_settings import profile_for, usable_device
+from verify.evaluation.model_settings import prepare_model
 from verify.evaluation.published import Era, era_of
 from verify.evaluation.ranks import Ranks
 
@@ -152,9 +151,12 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
     era = era_of(str(variant), metadata, options.family) if options.as_published else None
     if era is not None:
         overrides.update(era.overrides)
-    model = create_model(options.variant, image_size=options.image_size, weights=options.weights, **overrides)
+    settings = prepare_model(
+        options.weights, options.variant, device=_device(options, rank), image_size=options.image_size,
+        overrides=overrides, nms=options.nms or (era.profile if era else None),
+    )  # fmt: skip
+    model = settings.model
     dataset = check_categories(dataset, model.config.num_classes, options.skip_bad_images)
-    profile = chosen_profile(options.nms, era, model.config)
     detections, server_name = _output(options, dataset, model.config)
     for path in (detections, options.metrics):
         if path is not None and rank.is_first:
@@ -163,9 +165,8 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
         raise InputError(f"--metrics: expected annotations to measure with, found none in {dataset.source}.")
     if options.resume and detections is None and options.metrics is None:
         raise InputError("--resume: expected --detections or --metrics (the work file lies beside), found neither.")
-    device = _device(options, rank)
     job = Job(
-        options, model.to(device), profile, dataset, era, metadata, file_sha256(Path(options.weights)), device,
+        options, model, settings.profile, dataset, era, metadata, file_sha256(Path(options.weights)), settings.device,
         detections, server_name,
     )  # fmt: skip
     if job.channels_last:
@@ -185,11 +186,6 @@ def _dataset(options: EvaluateOptions) -> CocoDataset:
     else:
         raise InputError("dataset: expected --coco, or --images with --annotations, found neither; name one.")
     return dataset if options.limit is None else dataset.first(options.limit)
-
-
-def chosen_profile(name: str | None, era: Era | None, config: EfficientDetConfig) -> NmsProfile:
-    """The named profile, else the era's, else numpy_gaussian; thresholds that the config changes are taken over."""
-    return profile_for(config, name or (era.profile if era else None))
 
 
 def _output(
@@ -214,9 +210,9 @@ def _check_writable(path: Path) -> None:
         raise Probe
 
 
-def _device(options: EvaluateOptions, rank: Ranks) -> torch.device:
+def _device(options: EvaluateOptions, rank: Ranks) -> str:
     """The device asked for; processes of one machine take its GPUs in turn."""
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda":
         name = f"cuda:{rank.local_rank % max(1, torch.cuda.device_count())}"
-    return usable_device(name)
+    return name

@@ -1,47 +1,49 @@
-"""What a run makes of the names that its options give: a device, a suppression profile for a model."""
+"""What every run makes of the options that name its model: the model itself, its suppression, its device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from effdet_model.config import DEFAULT_NMS_CONFIGS, EfficientDetConfig
-from effdet_model.errors import InputError
-from effdet_model.nms_profiles import DEFAULT_PROFILE, NmsProfile, resolve_profile
+from effdet_model.devices import usable_device
+from effdet_model.efficientdet import EfficientDet
+from effdet_model.factory import create_model
+from effdet_model.nms_profiles import NmsProfile, profile_from_config
 
 
-def usable_device(name: str | None = None) -> torch.device:
-    """The device of that name, tried out; without a name a GPU where there is one, else the CPU.
+@dataclass(frozen=True)
+class ModelSettings:
+    """A model on its device, in eval mode, and the suppression of its outputs."""
 
-    Raises:
-        InputError: the device does not work here.
-    """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device: expected a device that works here, found {name!r}: {reason}") from error
-    return device
+    model: EfficientDet
+    profile: NmsProfile
+    device: torch.device
 
 
-def profile_for(
-    config: EfficientDetConfig, name: str | None = None, nms_configs: Mapping[str, Any] | None = None
-) -> NmsProfile:
-    """A named suppression profile with the thresholds and sizes that the model's config sets away from the defaults.
+def prepare_model(
+    weights: str | Path,
+    variant: str | None,
+    *,
+    device: str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    nms: str | None = None,
+    nms_configs: Mapping[str, Any] | None = None,
+) -> ModelSettings:
+    """Load a model for a run; the device is tried first, as that takes no time.
 
     Args:
-        name: None: numpy_gaussian. nms_configs: what replaces both, names as in google/automl.
+        device: None: a GPU if there is one. image_size: (height, width), one number or text; None: the weights' own.
+        overrides: config fields. nms, nms_configs: see `effdet_model.nms_profiles.profile_from_config`.
 
     Raises:
-        InputError: there is no such profile, or a threshold does not fit it.
+        InputError: the device does not work, the weights do not fit, or there is no such suppression.
     """
-    changed = {
-        key: value
-        for key, value in config.nms_configs.items()
-        if value != DEFAULT_NMS_CONFIGS.get(key) and key not in ("method", "pyfunc")
-    }
-    return resolve_profile(name or DEFAULT_PROFILE, {**changed, **(nms_configs or {})})
+    usable = usable_device(device, "--device")
+    model = create_model(variant, image_size=image_size, weights=weights, **dict(overrides or {}))
+    profile = profile_from_config(model.config, nms, nms_configs)
+    return ModelSettings(model.to(usable), profile, usable)

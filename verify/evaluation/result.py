@@ -16,9 +16,9 @@ from verify.evaluation.published import PublishedVerdict
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that could not be used, and why."""
+    """An image that could not be used, and why. id: in the annotations; None where there are none."""
 
-    id: int
+    id: int | None
     path: str
     reason: str
 

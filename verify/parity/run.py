@@ -137,9 +137,9 @@ def _model(options: ParityOptions, era: Era | None) -> EfficientDet:
 
 
 def _profile(options: ParityOptions, era: Era | None, model: EfficientDet) -> NmsProfile:
-    from verify.evaluation.job import chosen_profile
+    from effdet_model.nms_profiles import profile_from_config
 
-    profile = chosen_profile(options.nms, era, model.config)
+    profile = profile_from_config(model.config, options.nms or (era.profile if era else None))
     if profile.family == "torchvision":
         raise InputError(
             f"suppression {profile.name}: expected one that TensorFlow's code has, found PyTorch's own; choose "

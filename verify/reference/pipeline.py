@@ -62,12 +62,12 @@ class TensorFlowPipeline:
         tf, profile = self.tf, self.profile
         path = images.tobytes().decode()
         try:
-            pixels = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+            pixels = decoded(tf.io.read_file(path))
         except (tf.errors.OpError, ValueError) as error:
             yield "refused", np.frombuffer(" ".join(str(error).split())[:300].encode(), np.uint8)
             return
         yield "decoded", pixels.numpy()
-        image, scale = self._input(pixels)
+        image, scale = model_input(self.config, pixels)
         yield "input", image.numpy()
         yield "scale", np.asarray(scale.numpy(), np.float32)
         class_outputs: list[np.ndarray] = []
@@ -88,23 +88,6 @@ class TensorFlowPipeline:
     def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[Named]:
         """Nothing: faults are looked for layer by layer, by the diff."""
         return iter(())
-
-    def _input(self, pixels: Any) -> tuple[Any, Any]:
-        """(float32 [H, W, 3], original pixels per input pixel): normalise, resize, pad with zeros."""
-        tf, config = self.tf, self.config
-        high, wide = config["image_size"]
-        image = tf.image.convert_image_dtype(pixels, tf.uint8)
-        image = tf.cast(image, tf.float32) - tf.constant(config["mean_rgb"], tf.float32)
-        image = image / tf.constant(config["stddev_rgb"], tf.float32)
-        height = tf.cast(tf.shape(pixels)[0], tf.float32)
-        width = tf.cast(tf.shape(pixels)[1], tf.float32)
-        ratio = tf.minimum(tf.cast(high, tf.float32) / height, tf.cast(wide, tf.float32) / width)
-        size = [tf.cast(height * ratio, tf.int32), tf.cast(width * ratio, tf.int32)]
-        image = tf.image.resize(image, size, method=tf.image.ResizeMethod.BILINEAR)
-        image = tf.image.pad_to_bounding_box(image, 0, 0, high, wide)
-        if config["scale_range"]:
-            image = image * 2.0 / 255 - 1.0
-        return image, 1.0 / ratio
 
     def candidates(
         self, class_outputs: list[np.ndarray], box_outputs: list[np.ndarray]
@@ -148,6 +131,32 @@ class TensorFlowPipeline:
             ],
             axis=-1,
         )
+
+
+def decoded(data: Any) -> Any:
+    """uint8 [h, w, 3] of an image file's bytes; tf.errors.OpError or ValueError where TensorFlow refuses it."""
+    import tensorflow as tf
+
+    return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+
+def model_input(config: Mapping[str, Any], pixels: Any) -> tuple[Any, Any]:
+    """(float32 [H, W, 3], original pixels per input pixel): normalise, resize, pad with zeros."""
+    import tensorflow as tf
+
+    high, wide = config["image_size"]
+    image = tf.image.convert_image_dtype(pixels, tf.uint8)
+    image = tf.cast(image, tf.float32) - tf.constant(config["mean_rgb"], tf.float32)
+    image = image / tf.constant(config["stddev_rgb"], tf.float32)
+    height = tf.cast(tf.shape(pixels)[0], tf.float32)
+    width = tf.cast(tf.shape(pixels)[1], tf.float32)
+    ratio = tf.minimum(tf.cast(high, tf.float32) / height, tf.cast(wide, tf.float32) / width)
+    size = [tf.cast(height * ratio, tf.int32), tf.cast(width * ratio, tf.int32)]
+    image = tf.image.resize(image, size, method=tf.image.ResizeMethod.BILINEAR)
+    image = tf.image.pad_to_bounding_box(image, 0, 0, high, wide)
+    if config["scale_range"]:
+        image = image * 2.0 / 255 - 1.0
+    return image, 1.0 / ratio
 
 
 def anchor_boxes(config: Mapping[str, Any]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Suppression on the reference side of the parity ladder: TensorFlow's ops, and plain numpy loops class by class.
+"""Suppression on the reference side of the parity ladder: TensorFlow's ops, and google/automl's loops in numpy.
 
 Written from google/automl's description (`nms_np.py`, `tf2/postprocess.py`, 6a54c87); it shares no code with
 `effdet_model`. A profile is given as plain values, with the field names of `effdet_model.nms_profiles.NmsProfile`.
@@ -6,12 +6,9 @@ Written from google/automl's description (`nms_np.py`, `tf2/postprocess.py`, 6a5
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-Profile = Mapping[str, Any]
+from verify.reference.nms_loops import Profile, picks_by_class
 
 
 def suppress(
@@ -29,7 +26,7 @@ def suppress(
     if profile["max_candidates"] is None:
         found = _combined(profile, boxes, scores, count)
     elif profile["family"] == "numpy":
-        found = _numpy_by_class(profile, boxes, scores, classes, count)
+        found = _numpy_by_class(profile, boxes, scores, classes)
     elif profile["family"] == "graph":
         found = _graph_by_class(profile, boxes, scores, classes, count)
     else:
@@ -39,69 +36,11 @@ def suppress(
     return found
 
 
-def _numpy_by_class(
-    profile: Profile, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, count: int
-) -> np.ndarray:
-    kept = []
-    for class_index in range(count):
-        mine = np.nonzero(classes == class_index)[0]
-        if not len(mine):
-            continue
-        table = np.column_stack((boxes[mine], scores[mine])).astype(np.float32)
-        rows = _decaying(profile, table) if profile["method"] in ("gaussian", "linear") else _cutting(profile, table)
-        kept.append(np.column_stack((rows, np.full(len(rows), class_index + 1, np.float32))))
-    if not kept:
-        return np.zeros((0, 6), np.float32)
-    everything = np.concatenate(kept)
+def _numpy_by_class(profile: Profile, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    picked, final = picks_by_class(profile, boxes.astype(np.float32), scores.astype(np.float32), classes)
+    everything = np.column_stack((boxes[picked], final, classes[picked] + 1)).astype(np.float32)
     order = np.argsort(-everything[:, 4].astype(np.float64))
-    return everything[order[: profile["max_output_size"]]].astype(np.float32)
-
-
-def _overlap(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of a row with rows, where a box has one pixel more on each axis than the difference of its ends."""
-    size = (one[2:4] - one[0:2]) + 1
-    sizes = (others[:, 2:4] - others[:, 0:2]) + 1
-    shared = np.minimum(one[2:4], others[:, 2:4]) - np.maximum(one[0:2], others[:, 0:2]) + 1
-    shared = np.maximum(shared, 0.0)
-    common = shared[:, 1] * shared[:, 0]
-    return common / (size[1] * size[0] + sizes[:, 1] * sizes[:, 0] - common)
-
-
-def _cutting(profile: Profile, table: np.ndarray) -> np.ndarray:
-    """Hard NMS, or the one that also counts the distance of centres (DIoU)."""
-    waiting = table[:, 4].argsort()[::-1]
-    kept = []
-    while len(waiting):
-        first, rest = table[waiting[0]], table[waiting[1:]]
-        kept.append(waiting[0])
-        overlap = _overlap(first, rest)
-        if profile["method"] == "diou":
-            outer = np.maximum(first[2:4], rest[:, 2:4]) - np.minimum(first[0:2], rest[:, 0:2])
-            apart = (first[0:2] + first[2:4]) / 2 - (rest[:, 0:2] + rest[:, 2:4]) / 2
-            distance = apart[:, 1] ** 2 + apart[:, 0] ** 2
-            overlap = overlap - distance / (outer[:, 1] ** 2 + outer[:, 0] ** 2 + 1e-10)
-        waiting = waiting[1:][overlap <= profile["iou_threshold"]]
-    return table[kept]
-
-
-def _decaying(profile: Profile, table: np.ndarray) -> np.ndarray:
-    """Soft-NMS: the best row is taken out, its place filled by the first one, the others' scores decay."""
-    kept = []
-    while len(table):
-        best = int(table[:, 4].argmax())
-        row = table[best].copy()
-        kept.append(row)
-        rest = table.copy()
-        rest[best] = table[0]
-        rest = rest[1:]
-        overlap = _overlap(row, rest)
-        if profile["method"] == "gaussian":
-            decay = np.exp(-(overlap * overlap) / profile["sigma"])
-        else:
-            decay = np.where(overlap > profile["iou_threshold"], 1 - overlap, np.float32(1))
-        rest[:, 4] *= decay
-        table = rest[rest[:, 4] >= profile["score_threshold"]]
-    return np.stack(kept)
+    return everything[order[: profile["max_output_size"]]]
 
 
 def _graph_by_class(
@@ -117,7 +56,7 @@ def _graph_by_class(
         mine = np.nonzero(group)[0]
         if not len(mine):
             continue
-        pick, decayed = _graph_op(profile, boxes[mine], scores[mine])
+        pick, decayed = graph_op(profile, boxes[mine], scores[mine])
         chosen = mine[pick]
         kept.append(np.column_stack((boxes[chosen], decayed, classes[chosen] + 1)).astype(np.float32))
     if not kept:
@@ -127,13 +66,17 @@ def _graph_by_class(
     return everything[best]
 
 
-def _graph_op(profile: Profile, boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(positions, scores). TensorFlow's sigma is half of the one in the soft-NMS paper."""
+def graph_op(profile: Profile, boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(positions, scores) that TensorFlow's op gives for one class, or for all at once.
+
+    Its sigma is half of the one in the soft-NMS paper. The op of versions whose soft mode also drops what overlaps by
+    more than the threshold (`soft_cut`) is not in this TensorFlow; loops stand for it.
+    """
     import tensorflow as tf
 
     threshold = profile["score_threshold"]
     if profile["soft_cut"]:
-        return _decaying_with_cut(profile, boxes, scores)
+        return picks_by_class(profile, boxes, scores, np.zeros(len(scores), np.int64))
     picked, decayed, valid = tf.raw_ops.NonMaxSuppressionV5(
         boxes=boxes,
         scores=scores,
@@ -144,27 +87,6 @@ def _graph_op(profile: Profile, boxes: np.ndarray, scores: np.ndarray) -> tuple[
         pad_to_max_output_size=False,
     )
     return picked.numpy()[: int(valid)], decayed.numpy()[: int(valid)]
-
-
-def _decaying_with_cut(profile: Profile, boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The op as versions of TensorFlow had it whose soft mode also drops what overlaps by more than the threshold."""
-    left = scores.astype(np.float32).copy()
-    low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
-    area = np.prod(high - low, axis=1)
-    threshold = np.float32(-np.inf if profile["score_threshold"] is None else profile["score_threshold"])
-    picked: list[int] = []
-    decayed: list[float] = []
-    while len(picked) < profile["max_output_size"] and len(left) and left.max() > threshold:
-        best = int(left.argmax())
-        picked.append(best)
-        decayed.append(left[best])
-        shared = np.prod(np.maximum(np.minimum(high[best], high) - np.maximum(low[best], low), 0), axis=1)
-        union = area[best] + area - shared
-        overlap = np.where((area > 0) & (area[best] > 0), shared / np.where(union > 0, union, 1), 0)
-        weight = np.exp(-overlap * overlap / profile["sigma"]).astype(np.float32)
-        left = np.where(overlap <= profile["iou_threshold"], left * weight, -np.inf).astype(np.float32)
-        left[best] = -np.inf
-    return np.array(picked, np.int64), np.array(decayed, np.float32)
 
 
 def _combined(profile: Profile, boxes: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:

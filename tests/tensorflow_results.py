@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ RESIZE_CASES = [
     ((500, 333), (511, 511)),
 ]
 NMS_SEEDS = range(40)
-GRAPH_OPTIONS = {"graph_gaussian": (0.5, 0.001, 0.25), "graph_hard": (0.5, -np.inf, 0.0)}
+GRAPH_PROFILES = ("graph_gaussian", "graph_hard")
+IMAGENET = {"mean_rgb": [0.485 * 255, 0.456 * 255, 0.406 * 255], "stddev_rgb": [0.229 * 255, 0.224 * 255, 0.225 * 255]}
 
 
 def resize_image(number: int) -> np.ndarray:
@@ -47,7 +49,7 @@ def tensorflow_results() -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "results.npz"
         environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES="-1")
-        command = [sys.executable, "-m", "tests.tensorflow_pipeline", str(target)]
+        command = [sys.executable, "-m", "tests.tensorflow_results", str(target)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         with np.load(target) as results:
@@ -56,10 +58,11 @@ def tensorflow_results() -> dict[str, np.ndarray]:
 
 def _decoded(tf: Any) -> Iterator[tuple[str, np.ndarray]]:
     from tests.image_cases import image_files
+    from verify.reference.pipeline import decoded
 
     for name, data in image_files().items():
         try:
-            pixels = tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
+            pixels = decoded(data).numpy()
         except tf.errors.InvalidArgumentError:
             pixels = np.zeros(0, np.uint8)
         yield f"decode.{name}", pixels
@@ -68,41 +71,30 @@ def _decoded(tf: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _resized(tf: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """google/automl's dataloader.InputProcessor, step by step, with the mean and deviation of ImageNet."""
-    mean = tf.constant([0.485 * 255, 0.456 * 255, 0.406 * 255], shape=(1, 1, 3), dtype=tf.float32)
-    deviation = tf.constant([0.229 * 255, 0.224 * 255, 0.225 * 255], shape=(1, 1, 3), dtype=tf.float32)
-    for number, ((height, width), size) in enumerate(RESIZE_CASES):
-        image = (tf.cast(resize_image(number), tf.float32) - mean) / deviation
-        original = tf.constant([height, width], tf.float32)
-        scale = tf.reduce_min(tf.constant(size, tf.float32) / original)
-        scaled = tf.cast(original * scale, tf.int32)
-        resized = tf.image.resize(image, scaled)
-        yield f"resize.{number}", tf.image.pad_to_bounding_box(resized, 0, 0, *size).numpy()
-        yield f"scale.{number}", (1.0 / scale).numpy()
+    from verify.reference.pipeline import model_input
+
+    for number, (_, size) in enumerate(RESIZE_CASES):
+        config = {"image_size": size, "scale_range": False, **IMAGENET}
+        image, scale = model_input(config, tf.constant(resize_image(number)))
+        yield f"resize.{number}", image.numpy()
+        yield f"scale.{number}", scale.numpy()
 
 
 def _suppressed(tf: Any) -> Iterator[tuple[str, np.ndarray]]:
+    from effdet_model.nms_profiles import PROFILES
     from tests.nms_cases import nms_case
+    from verify.reference.suppression import graph_op, suppress
 
     for seed in NMS_SEEDS:
         boxes, scores, classes = nms_case(seed, degenerate=False)
-        for name, (overlap, score, sigma) in GRAPH_OPTIONS.items():
-            indices, final, _ = tf.raw_ops.NonMaxSuppressionV5(
-                boxes=boxes,
-                scores=scores,
-                max_output_size=100,
-                iou_threshold=overlap,
-                score_threshold=score,
-                soft_nms_sigma=sigma,
-            )
-            yield f"{name}.{seed}", np.stack((indices.numpy(), final.numpy()))
-        one_hot = np.zeros((1, len(scores), 90), np.float32)
-        one_hot[0, np.arange(len(scores)), classes] = scores
-        kept, final, ids, count = tf.image.combined_non_max_suppression(
-            boxes[None, :, None], one_hot, 100, 100, score_threshold=0.0, clip_boxes=False
-        )
-        rows = np.concatenate((kept[0], final[0][:, None], ids[0][:, None]), axis=1)
-        yield f"combined.{seed}", rows[: int(count[0])]
+        for name in GRAPH_PROFILES:
+            yield f"{name}.{seed}", np.stack(graph_op(asdict(PROFILES[name]), boxes, scores))
+        one_hot = np.zeros((len(scores), 90), np.float32)
+        one_hot[np.arange(len(scores)), classes] = scores
+        unclipped = asdict(replace(PROFILES["combined"], score_threshold=0.0, clip=False))
+        everywhere = np.repeat(boxes, 90, axis=0)
+        pairs = np.tile(np.arange(90), len(boxes))
+        yield f"combined.{seed}", suppress(unclipped, everywhere, one_hot.ravel(), pairs, (64, 64), 90)
 
 
 def _scored(tf: Any) -> Iterator[tuple[str, np.ndarray]]:

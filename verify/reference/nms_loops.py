@@ -1,44 +1,55 @@
 """Suppression as plain loops, class after class, until nothing is left: slow, and easy to compare with the sources.
 
-The tests hold `effdet_model.nms` against these loops, the benchmark times them. Facts: google/automl nms_np.py
-(6a54c87) for the numpy profiles, TensorFlow's NonMaxSuppressionV5 (2.21) for the graph profiles.
+The one reference in numpy: parity runs its numpy profiles, the tests hold `effdet_model.nms` against all of them, the
+benchmark times them. Facts: google/automl nms_np.py (6a54c87) for the numpy profiles, TensorFlow's
+NonMaxSuppressionV5 (2.21) for the graph profiles. It shares no code with `effdet_model`; a profile is given as plain
+values, with the field names of `effdet_model.nms_profiles.NmsProfile`.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from effdet_model.nms_profiles import NmsProfile
-
+Profile = Mapping[str, Any]
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Picks = list[tuple[int, np.float32]]
 
 
-def reference_picks(
-    profile: NmsProfile, boxes_yxyx: Floats, scores: Floats, classes: Indices
-) -> tuple[Indices, Floats]:
-    """(indices of the kept candidates, their final scores): what `effdet_model.nms.pick_detections` gives."""
-    groups = np.unique(classes) if profile.per_class else [None]
+def picks_by_class(profile: Profile, boxes: Floats, scores: Floats, classes: Indices) -> tuple[Indices, Floats]:
+    """(indices of the candidates that are kept, their final scores), class after class, each in order of picking.
+
+    Args:
+        boxes: float32 [K, 4] yxyx. scores: float32 [K]. classes: [K], class index.
+    """
+    groups = np.unique(classes) if profile["per_class"] else [None]
     everything: Picks = []
     with np.errstate(all="ignore"):
         for group in groups:
             members = np.arange(len(scores)) if group is None else np.flatnonzero(classes == group)
             if len(members):
-                picks = _one_class(profile, boxes_yxyx[members], scores[members])
+                picks = _one_class(profile, boxes[members], scores[members])
                 everything += [(int(members[position]), score) for position, score in picks]
-    final = np.array([score for _, score in everything], np.float32)
-    best = np.argsort(-final, kind="stable")[: profile.max_output_size]
-    return np.array([index for index, _ in everything], np.int64)[best], final[best]
+    indices, final = [index for index, _ in everything], [score for _, score in everything]
+    return np.array(indices, np.int64), np.array(final, np.float32)
 
 
-def _one_class(profile: NmsProfile, boxes: Floats, scores: Floats) -> Picks:
-    if profile.family == "graph":
+def best_picks(profile: Profile, boxes: Floats, scores: Floats, classes: Indices) -> tuple[Indices, Floats]:
+    """The best max_output_size of `picks_by_class`, best first; of equal scores the lower class, then the earlier."""
+    picked, final = picks_by_class(profile, boxes, scores, classes)
+    best = np.argsort(-final, kind="stable")[: profile["max_output_size"]]
+    return picked[best], final[best]
+
+
+def _one_class(profile: Profile, boxes: Floats, scores: Floats) -> Picks:
+    if profile["family"] == "graph":
         return _graph_loop(profile, boxes, scores)
-    if profile.method in ("hard", "diou"):
+    if profile["method"] in ("hard", "diou"):
         return _numpy_hard_loop(profile, boxes, scores)
     return _numpy_soft_loop(profile, boxes, scores)
 
@@ -54,7 +65,7 @@ def _numpy_overlaps(box: Floats, boxes: Floats) -> Floats:
     return overlaps
 
 
-def _numpy_soft_loop(profile: NmsProfile, boxes: Floats, scores: Floats) -> Picks:
+def _numpy_soft_loop(profile: Profile, boxes: Floats, scores: Floats) -> Picks:
     rows, left, indices = boxes.copy(), scores.copy(), np.arange(len(scores))
     picks: Picks = []
     while len(left):
@@ -63,27 +74,27 @@ def _numpy_soft_loop(profile: NmsProfile, boxes: Floats, scores: Floats) -> Pick
             column[[0, best]] = column[[best, 0]]
         picks.append((int(indices[0]), left[0]))
         overlaps = _numpy_overlaps(rows[0], rows[1:])
-        if profile.method == "linear":
-            above = overlaps > np.float32(profile.iou_threshold)
+        if profile["method"] == "linear":
+            above = overlaps > np.float32(profile["iou_threshold"])
             weights = np.where(above, np.float32(1) - overlaps, np.float32(1))
         else:
-            weights = np.exp(-(overlaps * overlaps) / np.float32(profile.sigma))
+            weights = np.exp(-(overlaps * overlaps) / np.float32(profile["sigma"]))
         decayed = left[1:] * weights
-        stay = decayed >= np.float32(profile.score_threshold)
+        stay = decayed >= np.float32(profile["score_threshold"])
         rows, left, indices = rows[1:][stay], decayed[stay], indices[1:][stay]
     return picks
 
 
-def _numpy_hard_loop(profile: NmsProfile, boxes: Floats, scores: Floats) -> Picks:
-    order = np.argsort(-scores, kind="stable")
+def _numpy_hard_loop(profile: Profile, boxes: Floats, scores: Floats) -> Picks:
+    order = scores.argsort()[::-1]  # the official call: it decides which of two equal scores comes first
     picks: Picks = []
     while len(order):
         best, rest = order[0], order[1:]
         picks.append((int(best), scores[best]))
         overlaps = _numpy_overlaps(boxes[best], boxes[rest])
-        if profile.method == "diou":
+        if profile["method"] == "diou":
             overlaps = overlaps - _relative_distances(boxes[best], boxes[rest])
-        order = rest[overlaps <= np.float32(profile.iou_threshold)]
+        order = rest[overlaps <= np.float32(profile["iou_threshold"])]
     return picks
 
 
@@ -106,23 +117,23 @@ def _graph_overlaps(box: Floats, boxes: Floats) -> Floats:
     return np.where((area <= 0) | (areas <= 0), np.float32(0), overlaps)
 
 
-def _graph_loop(profile: NmsProfile, boxes: Floats, scores: Floats) -> Picks:
+def _graph_loop(profile: Profile, boxes: Floats, scores: Floats) -> Picks:
     """A queue of (score, box, number of picks it was compared with); decay is caught up at the top of it."""
-    floor = np.float32(-np.inf if profile.score_threshold is None else profile.score_threshold)
-    limit = np.float32(profile.iou_threshold)
-    soft = profile.method == "gaussian"
-    scale = np.float32(-0.5) / np.float32(profile.sigma / 2) if soft else np.float32(0)
+    floor = np.float32(-np.inf if profile["score_threshold"] is None else profile["score_threshold"])
+    limit = np.float32(profile["iou_threshold"])
+    soft = profile["method"] == "gaussian"
+    scale = np.float32(-0.5) / np.float32(profile["sigma"] / 2) if soft else np.float32(0)
     queue = [(-score, index, 0) for index, score in enumerate(scores) if score > floor]
     heapq.heapify(queue)
     picks: Picks = []
-    while queue and len(picks) < profile.max_output_size:
+    while queue and len(picks) < profile["max_output_size"]:
         negative, index, seen = heapq.heappop(queue)
         score = original = -negative
         dropped = False
         earlier = [picked for picked, _ in reversed(picks[seen:])]
         for overlap in _graph_overlaps(boxes[index], boxes[earlier]) if earlier else ():
             weight = np.exp(np.float64(scale * overlap * overlap)).astype(np.float32)
-            cut = not soft or profile.soft_cut
+            cut = not soft or profile["soft_cut"]
             score = score * (weight if not cut or overlap <= limit else np.float32(0))
             if not soft and overlap > limit:
                 dropped = True
