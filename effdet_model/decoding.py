@@ -175,7 +175,9 @@ def rgb_pixels(image: Image.Image) -> Pixels:
         if image.mode == "F":
             _refuse(name, "8 or 16 bits per channel", "mode F, floats of unknown range", "convert it to uint8")
         if image.mode == "CMYK":
-            return _rgb_of_cmyk(np.asarray(image), inverted=False)
+            # Pillow takes every JPEG of CMYK for Adobe's, which stores 255 minus the ink
+            wrongly_inverted = image.format == "JPEG" and "adobe" not in image.info
+            return _rgb_of_cmyk(np.asarray(image), inverted=wrongly_inverted)
         return _rgb_of_pillow(image.convert("RGBA") if image.mode == "RGBa" else image)
     except InputError:
         raise

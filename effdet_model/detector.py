@@ -124,7 +124,7 @@ class Detector:
         """
         if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
             images = [images]  # type: ignore[list-item]
-        return list(self.stream(images))  # type: ignore[arg-type]
+        return list(self.stream(images))
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
         """The same for a source of any length: reads, and answers, one batch after the other."""

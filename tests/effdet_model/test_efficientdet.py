@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -103,6 +105,34 @@ def test_an_observer_can_replace_an_output() -> None:
             plain = model(images)[0][2]
             changed = model(images, observe=lambda n, x, name=name: x * 2 if n == name else None)[0][2]
         assert not torch.equal(plain, changed), name
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet-b0", "mobilenetv3_small_100"])
+def test_intermediates_of_several_threads_do_not_mix(backbone: str) -> None:
+    model = create_model("d0", image_size=64, backbone_name=backbone, backbone_args={}, num_classes=2)
+    pictures = [torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+
+    def look(picture: Tensor) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            return model.forward_intermediates(picture)[2]
+
+    alone = [look(picture) for picture in pictures]
+    assert "backbone.stem" in alone[0]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(look, pictures * 4))
+    for index, seen in enumerate(together):
+        expected = alone[index % 4]
+        assert list(seen) == list(expected)
+        wrong = [name for name in seen if not torch.allclose(seen[name], expected[name], atol=1e-4)]
+        assert not wrong, f"{len(wrong)} tensors of another picture: {wrong[:3]}"
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_an_observed_call_leaves_the_model_as_it_was() -> None:
+    model = create_model("d0", image_size=64)
+    before = {name: id(module) for name, module in model.named_modules()}
+    model.forward_intermediates(torch.zeros(1, 3, 64, 64))
+    assert {name: id(module) for name, module in model.named_modules()} == before
 
 
 def test_norm_layer_that_timm_does_not_have() -> None:

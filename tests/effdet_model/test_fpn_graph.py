@@ -54,3 +54,9 @@ def test_repeated_inputs_get_keys_of_their_own() -> None:
 def test_node_lists_that_make_no_graph(config: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_fpn_graph(None, 3, 4, None, config)
+
+
+def test_default_graph_numbers_inputs_as_the_official_list() -> None:
+    """google/automl tf2/fpn_configs.py for levels 3 to 7; checkpoints without full names are read by it."""
+    offsets = [list(node.inputs_offsets) for node in build_fpn_graph("bifpn", 3, 7).nodes]
+    assert offsets == [[3, 4], [2, 5], [1, 6], [0, 7], [1, 7, 8], [2, 6, 9], [3, 5, 10], [4, 11]]

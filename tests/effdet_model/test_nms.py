@@ -153,3 +153,47 @@ def test_combined_goes_on_where_the_first_candidates_do_not_suffice():
     found = postprocess("combined", classes, boxes, anchors, 1, [1.0], (1000, 1000))[0]
     assert len(found) == 61 and found[0, 4] == 0.5
     assert len(postprocess("graph_hard", classes, boxes, anchors, 1, [1.0], (1000, 1000))[0]) == 1
+
+
+TIES = {
+    "hard": [([40, 41, 60, 61], 0.75), ([0, 0, 10, 10.25], 0.5)],
+    "diou": [([40, 41, 60, 61], 0.75), ([0, 0, 10, 10.25], 0.5)],
+    "gaussian": [
+        ([40, 40, 60, 60], 0.75), ([0, 0, 10, 10.25], 0.5), ([40, 41, 60, 61], 0.1436214),
+        ([0, 1, 10, 11], 0.1162109), ([1, 0, 11, 10], 0.0244545), ([0, 0, 10, 10], 0.0045939),
+    ],
+    "linear": [
+        ([40, 40, 60, 60], 0.75), ([0, 0, 10, 10.25], 0.5), ([0, 1, 10, 11], 0.0729167),
+        ([40, 41, 60, 61], 0.0681818), ([1, 0, 11, 10], 0.0135815),
+    ],
+}  # fmt: skip
+"""What google/automl's nms_np.per_class_nms (6a54c87) gives for six boxes with equal scores: box and score."""
+
+
+@pytest.mark.parametrize("method", TIES)
+def test_of_equal_scores_the_official_code_decides_which_comes_first(method):
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 10.25], [0, 1, 10, 11], [40, 40, 60, 60], [40, 41, 60, 61], [1, 0, 11, 10]]
+    given = np.float32(boxes), np.float32([0.5, 0.5, 0.5, 0.75, 0.75, 0.25]), np.zeros(6, np.int64)
+    profile = PROFILES[f"numpy_{method}"]
+    for picked, final in (pick_detections(profile, *given), best_picks(asdict(profile), *given)):
+        assert [boxes[index] for index in picked] == [box for box, _ in TIES[method]]
+        np.testing.assert_allclose(final, [score for _, score in TIES[method]], atol=1e-7)
+
+
+@pytest.mark.parametrize("method, kept", [("hard", 1), ("diou", 1), ("gaussian", 0), ("linear", 0)])
+def test_of_two_equal_boxes_hard_suppression_keeps_the_second(method, kept):
+    given = np.float32([[0, 0, 10, 10]] * 2), np.float32([0.5, 0.5]), np.int64([3, 3])
+    picked, _ = pick_detections(PROFILES[f"numpy_{method}"], *given)
+    assert picked.tolist() == ([kept] if method != "gaussian" else [0, 1])
+
+
+@pytest.mark.parametrize("name", ["numpy_hard", "numpy_diou"])
+def test_ties_of_one_class_follow_numpys_sort(name):
+    """More boxes than numpy sorts by insertion, three scores: the order of the same call here."""
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        corners = random.integers(0, 60, (80, 2))
+        boxes = np.hstack((corners, corners + random.integers(5, 30, (80, 2)))).astype(np.float32)
+        given = boxes, np.float32(random.choice([0.25, 0.5, 0.75], 80)), np.zeros(80, np.int64)
+        picked, _ = pick_detections(PROFILES[name], *given)
+        assert picked.tolist() == best_picks(asdict(PROFILES[name]), *given)[0].tolist(), f"seed {seed}"
