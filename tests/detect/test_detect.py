@@ -122,6 +122,15 @@ def test_a_still_gif_is_an_image(options, tmp_path, pictures):
     assert (options.output / "still.gif.png").is_file()
 
 
+def test_the_configs_suppression_counts(options):
+    overrides = {"nms_configs": {"method": "hard", "max_output_size": 3}}
+    detect(replace(options, overrides=overrides, max_detections=None))
+    found = listing(options)
+    assert (found["nms"]["name"], found["nms"]["max_output_size"]) == ("numpy_hard", 3)
+    detect(replace(options, overrides=overrides, max_detections=4))
+    assert listing(options)["nms"]["max_output_size"] == 4
+
+
 def test_a_bad_image_is_refused_by_name_or_listed(options, tmp_path, pictures):
     folder = tmp_path / "mixed"
     folder.mkdir()

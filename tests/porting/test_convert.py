@@ -58,6 +58,13 @@ def test_moving_averages_land_where_they_belong(checkpoint: Path, tmp_path: Path
     np.testing.assert_array_equal(state["class_net.bn_rep.2.2.bn.running_var"].numpy(), variance)
 
 
+def test_the_metadata_name_the_suppression_that_the_config_chooses(checkpoint: Path, tmp_path: Path) -> None:
+    for method, profile in (("gaussian", "numpy_gaussian"), ("hard", "numpy_hard")):
+        overrides = {"nms_configs": {"method": method}}
+        written = convert(checkpoint, tmp_path / f"{method}.pth", "lite0", overrides=overrides)
+        assert written.conversion.metadata["nms"]["profile"] == profile
+
+
 def test_raw_values_on_request(checkpoint: Path, tmp_path: Path) -> None:
     ema = read_state_dict(convert(checkpoint, tmp_path / "ema.pth", "lite0").path)
     raw = convert(checkpoint, tmp_path / "raw.pth", "lite0", variables="raw")

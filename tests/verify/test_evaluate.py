@@ -305,6 +305,15 @@ def test_wrong_options_are_named_before_any_work(
         run(options, **changes)
 
 
+def test_the_configs_suppression_counts(options: EvaluateOptions) -> None:
+    overrides = {"nms_configs": {"method": "hard", "max_output_size": 3}}
+    found = run(options, overrides=overrides, limit=2)
+    assert (found.nms["name"], found.nms["max_output_size"]) == ("numpy_hard", 3) and found.detections <= 6
+    assert run(options, overrides=overrides, nms="graph_hard", limit=1).nms["name"] == "graph_hard"
+    with pytest.raises(InputError, match="found graph_gaussian, which is gaussian, and nms_configs.method=hard"):
+        run(options, overrides=overrides, nms="graph_gaussian")
+
+
 def test_as_published_takes_the_familys_anchors_and_suppression(options: EvaluateOptions) -> None:
     old = run(options, as_published=True, family="coco", limit=2)
     assert old.aspect_ratios == ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)) and old.nms["name"] == "numpy_hard"

@@ -95,6 +95,13 @@ def test_every_kind_of_suppression_agrees(profile: str, options: ParityOptions) 
 
 
 @pytest.mark.slow
+def test_the_configs_method_counts_on_both_sides(options: ParityOptions) -> None:
+    overrides = {"nms_configs": {"method": "diou", "max_output_size": 7}}
+    result = parity(dataclasses.replace(options, overrides=overrides, limit=2, annotations=None))
+    assert result.passed and (result.nms["name"], result.nms["max_output_size"]) == ("numpy_diou", 7)
+
+
+@pytest.mark.slow
 def test_a_wrong_weight_is_found_in_the_network_alone(options: ParityOptions, tmp_path: Path) -> None:
     from effdet_model.weights import read_metadata, read_state_dict
     from porting.weights.files import write_weights
@@ -134,6 +141,7 @@ def test_bad_images_and_era_true_anchors(options: ParityOptions, folder: Path, t
     [
         ({"images": None}, "--coco or --images"),
         ({"nms": "torchvision"}, "PyTorch's own"),
+        ({"nms": "graph_gaussian", "overrides": {"nms_configs": {"method": "hard"}}}, "nms_configs.method=hard"),
         ({"nms": "numpy_guassian"}, "numpy_gaussian"),
         ({"limit": 0}, "--limit"),
         ({"as_published": True}, "name the family"),
