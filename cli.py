@@ -363,7 +363,7 @@ def release(
 @cli.command()
 @click.option("--output", type=PATH, default="demo-output", show_default=True)
 def demo(output: Path) -> None:
-    """The whole way on an embedded checkpoint with seeded weights."""
+    """The whole way with a small trained checkpoint and its pictures, which come with this package."""
     from demo.run import run_demo
 
     sys.exit(0 if run_demo(output, _console()) else EXIT_CHECK_FAILED)

@@ -61,15 +61,3 @@ def test_bad_use_ends_in_one_message(repository: Path, tmp_path: Path, arguments
     assert done.returncode == 2 and done.stdout == ""
     assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_demo(repository: Path, tmp_path: Path) -> None:
-    done = run(repository, "demo", "--output", str(tmp_path / "demo"))
-    assert done.returncode == 0, done.stderr
-    assert "PASSED" in done.stdout and "mapped: depthwise" in done.stdout and "python cli.py convert" in done.stdout
-    result = json.loads((tmp_path / "demo" / "diff" / "diff.json").read_text())
-    assert result["first_divergent_layer"] is None and result["max_rel"] <= 1e-9 and len(result["layers"]) == 86
-    assert (tmp_path / "demo" / "diff" / "diff.html").stat().st_size > 0
-    agreement = json.loads((tmp_path / "demo" / "parity" / "parity.json").read_text())
-    assert agreement["passed"] and (tmp_path / "demo" / "parity" / "parity.html").stat().st_size > 0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from demo.resources import ARCHIVE, DATA, VARIANT
+from demo.resources import ANNOTATIONS, ARCHIVE, DATA, IMAGES, VARIANT
 from demo.synthetic import EMA
 from porting.checkpoint.sources import Source, open_source
 from porting.checkpoint.write_tensorbundle import write_checkpoint
@@ -59,12 +59,12 @@ def copy_pictures(shapes: Path) -> None:
     whole = json.loads((shapes / "instances.json").read_text(encoding="utf-8"))
     chosen = sorted(whole["images"], key=lambda image: image["file_name"])[::EVERY]
     ids = {image["id"] for image in chosen}
-    (DATA / "images").mkdir(exist_ok=True)
+    IMAGES.mkdir(exist_ok=True)
     for image in chosen:
-        shutil.copyfile(shapes / "images" / image["file_name"], DATA / "images" / image["file_name"])
+        shutil.copyfile(shapes / "images" / image["file_name"], IMAGES / image["file_name"])
     found = [annotation for annotation in whole["annotations"] if annotation["image_id"] in ids]
     content = {"info": whole["info"], "images": chosen, "annotations": found, "categories": whole["categories"]}
-    (DATA / "instances.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    ANNOTATIONS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -73,8 +73,8 @@ def main() -> None:
     DATA.mkdir(exist_ok=True)
     copy_pictures(shapes)
     with tempfile.TemporaryDirectory() as folder, open_source(shapes / "checkpoint") as source:
-        write_archive(write_checkpoint(Path(folder) / "model", averages(source)), DATA / ARCHIVE)
-    print(DATA / ARCHIVE, (DATA / ARCHIVE).stat().st_size)
+        write_archive(write_checkpoint(Path(folder) / "model", averages(source)), ARCHIVE)
+    print(ARCHIVE, ARCHIVE.stat().st_size)
 
 
 if __name__ == "__main__":

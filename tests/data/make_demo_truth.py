@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from demo.resources import ARCHIVE, ASPECT_RATIOS, DATA, IMAGE_SIZE, VARIANT
+from demo.resources import ANNOTATIONS, ARCHIVE, ASPECT_RATIOS, IMAGE_SIZE, IMAGES, OFFICIAL, VARIANT
 from verify.reference.automl import efficientdet_folder
 
 MODES: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ def write_records(folder: Path) -> Path:
         lists = {"bytes": tf.train.BytesList, "int64": tf.train.Int64List, "float": tf.train.FloatList}
         return tf.train.Feature(**{f"{kind}_list": lists[kind](value=values)})
 
-    content = json.loads((DATA / "instances.json").read_text(encoding="utf-8"))
+    content = json.loads(ANNOTATIONS.read_text(encoding="utf-8"))
     target = folder / "demo.tfrecord"
     with tf.io.TFRecordWriter(str(target)) as writer:
         for image in content["images"]:
@@ -60,7 +60,7 @@ def write_records(folder: Path) -> Path:
             corners = np.column_stack((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]))
             corners /= [image["width"], image["height"]] * 2
             features = {
-                "image/encoded": feature("bytes", [(DATA / "images" / image["file_name"]).read_bytes()]),
+                "image/encoded": feature("bytes", [(IMAGES / image["file_name"]).read_bytes()]),
                 "image/source_id": feature("bytes", [str(image["id"]).encode()]),
                 "image/height": feature("int64", [image["height"]]),
                 "image/width": feature("int64", [image["width"]]),
@@ -80,7 +80,7 @@ def official_network(config: Any, folder: Path) -> Any:
     import tensorflow as tf
     from tf2 import efficientdet_keras, util_keras
 
-    with tarfile.open(DATA / ARCHIVE) as archive:
+    with tarfile.open(ARCHIVE) as archive:
         for entry in archive.getmembers():
             content = archive.extractfile(entry)
             assert content is not None
@@ -106,7 +106,7 @@ def evaluate(config: Any, model: Any, records: Path) -> tuple[list[dict[str, Any
     from pycocotools.cocoeval import COCOeval
     from tf2 import postprocess
 
-    evaluator = coco_metric.EvaluationMetric(filename=str(DATA / "instances.json"))
+    evaluator = coco_metric.EvaluationMetric(filename=str(ANNOTATIONS))
     reader = dataloader.InputReader(
         str(records), is_training=False, max_instances_per_image=config.max_instances_per_image
     )
@@ -127,7 +127,7 @@ def evaluate(config: Any, model: Any, records: Path) -> tuple[list[dict[str, Any
         }
         for row in rows[rows[:, 5] > 0]
     ]
-    truth = COCO(str(DATA / "instances.json"))
+    truth = COCO(str(ANNOTATIONS))
     judge = COCOeval(truth, truth.loadRes([dict(result) for result in results]), iouType="bbox")
     judge.evaluate()
     judge.accumulate()
@@ -144,7 +144,7 @@ def _short(value: Any) -> float:
 def main() -> None:
     """Write the detections of every mode, one a line, and metrics.json."""
     sys.path.insert(0, str(efficientdet_folder(Path(os.environ["EFFDET_PORT_AUTOML"]))))
-    target = DATA / "official"
+    target = OFFICIAL
     target.mkdir(exist_ok=True)
     metrics = {}
     with tempfile.TemporaryDirectory() as folder:

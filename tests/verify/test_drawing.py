@@ -41,6 +41,18 @@ def test_the_higher_score_lies_on_top():
     assert (drawn[20, 40] == category_color(1)).all()
 
 
+def test_a_small_image_is_enlarged_by_a_whole_factor_with_its_boxes():
+    found = Detections(np.float32([[20, 30, 80, 90]]), np.float32([0.9]), np.array([1]), ["disc"])
+    drawn = np.asarray(draw_detections(ground(), found, longest_side=401))
+    assert drawn.shape == (360, 600, 3)
+    color = np.argwhere((drawn[100:] == category_color(1)).all(axis=2))
+    assert color[:, 1].min() == 60 and color[:, 1].max() == 239 and color[:, 0].max() == 269 - 100
+    for side in (0, 200):
+        same = np.asarray(draw_detections(ground(), found, longest_side=side))
+        np.testing.assert_array_equal(same, np.asarray(draw_detections(ground(), found)))
+        assert same.shape == (120, 200, 3)
+
+
 def test_labels_of_the_same_box_lie_beside_each_other():
     boxes = np.float32([[60, 50, 120, 100]] * 3)
     colors = [(220, 20, 20), (20, 220, 20), (20, 20, 220)]

@@ -29,16 +29,25 @@ def category_color(category_id: int) -> Color:
     return red, green, blue
 
 
-def draw_detections(pixels: npt.NDArray[np.uint8], detections: Detections) -> Image.Image:
+def draw_detections(pixels: npt.NDArray[np.uint8], detections: Detections, longest_side: int = 0) -> Image.Image:
     """The image [height, width, 3] in RGB with every detection's box, name and score.
 
     Boxes of a category share a colour; where boxes or labels meet, the higher score lies on top.
+
+    Args:
+        longest_side: a smaller image is first enlarged by the smallest whole factor that gives its longer side at
+            least so many pixels, so that labels hide less of it; 0: its size stays.
     """
     labels = [
         f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores.tolist(), strict=True)
     ]
     colors = [category_color(number) for number in detections.category_ids.tolist()]
-    return draw_boxes(pixels, detections.boxes_xyxy, labels, colors)
+    height, width = pixels.shape[:2]
+    factor = max(1, -(-longest_side // max(height, width)))
+    if factor > 1:
+        larger = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+        pixels = np.asarray(larger)
+    return draw_boxes(pixels, detections.boxes_xyxy * factor, labels, colors)
 
 
 def draw_boxes(
