@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from effdet_model.errors import InputError, nearest
 from mappings.table import MappingTable
-from porting.checkpoint.sources import Kind, Source
-
-VariableChoice = Literal["auto", "ema", "raw"]
+from porting.checkpoint.sources import Source
+from porting.checkpoint.values import Choice, Kind
 
 _LISTED = 12
 
@@ -21,50 +19,24 @@ class Account:
     """Where every tensor of the checkpoint went.
 
     Attributes:
-        kind: "ema" or "raw": which values are used.
+        kind: "ema" or "raw": which values are used. why: what decided it, in a part of a sentence.
         consumed: canonical names, each used exactly once.
         ignored: reason -> how many tensors.
     """
 
     kind: Kind
+    why: str
     consumed: tuple[str, ...]
     ignored: Mapping[str, int]
 
 
-def choose_kind(source: Source, needed: Sequence[str], choice: VariableChoice) -> Kind:
-    """Moving averages or raw values.
+def account(
+    source: Source, table: MappingTable, choice: Choice, moving_average_decay: float | None = None
+) -> Account:
+    """Match a checkpoint against a table, completely.
 
     Args:
-        needed: canonical names of all model variables, all present in the source.
-        choice: "auto" takes the moving averages when all are there and the raw values when none is.
-
-    Raises:
-        InputError: only some variables have the kind of value that is needed.
-    """
-    without_ema = [name for name in needed if not source.variables[name].has_ema]
-    if choice == "auto" and without_ema and len(without_ema) < len(needed):
-        raise InputError(
-            f"{source.label}: expected moving averages (X/ExponentialMovingAverage) of all {len(needed)} model "
-            f"variables or of none, found {len(needed) - len(without_ema)}; without: {_listed(without_ema)}. "
-            "Use --variables raw to take the raw values."
-        )
-    kind: Kind = "raw" if choice == "raw" or (choice == "auto" and without_ema) else "ema"
-    if kind == "ema" and without_ema:
-        raise InputError(
-            f"{source.label}: --variables ema expected moving averages of all {len(needed)} model variables, found "
-            f"{len(needed) - len(without_ema)}; without: {_listed(without_ema)}. Use --variables raw."
-        )
-    without_raw = [name for name in needed if not source.variables[name].has_raw]
-    if kind == "raw" and without_raw:
-        raise InputError(
-            f"{source.label}: expected raw values of all {len(needed)} model variables, found "
-            f"{len(needed) - len(without_raw)}; without: {_listed(without_raw)}. Use --variables ema."
-        )
-    return kind
-
-
-def account(source: Source, table: MappingTable, choice: VariableChoice) -> Account:
-    """Match a checkpoint against a table, completely.
+        choice, moving_average_decay: see `porting.checkpoint.values.meant_kind`.
 
     Raises:
         InputError: a variable is missing, left over, or of another shape or dtype; the lists are sorted and
@@ -89,7 +61,7 @@ def account(source: Source, table: MappingTable, choice: VariableChoice) -> Acco
     consumed = tuple(name for row in table.rows for name in row.tensorflow_names)
     if len(set(consumed)) != len(consumed):
         raise AssertionError("a variable would be consumed twice")
-    kind = choose_kind(source, consumed, choice)
+    kind, why = source.meant(consumed, choice, moving_average_decay)
     reasons = Counter(item.reason for item in source.ignored)
     other = (
         "raw value; the moving average is used" if kind == "ema" else "moving average; the raw value is used"
@@ -97,7 +69,7 @@ def account(source: Source, table: MappingTable, choice: VariableChoice) -> Acco
     unused = sum(present[name].has_raw if kind == "ema" else present[name].has_ema for name in consumed)
     if unused:
         reasons[other] += unused
-    return Account(kind, consumed, dict(sorted(reasons.items())))
+    return Account(kind, why, consumed, dict(sorted(reasons.items())))
 
 
 def _difference(

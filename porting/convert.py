@@ -16,8 +16,9 @@ from effdet_model.errors import InputError
 from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable, Row
-from porting.accounting import Account, VariableChoice, account
-from porting.checkpoint.sources import Kind, Source, open_source
+from porting.accounting import Account, account
+from porting.checkpoint.sources import Source, open_source
+from porting.checkpoint.values import Choice, Kind
 from porting.recognise.identify import explain_mismatch, identify
 from porting.weights.files import check_output, write_weights
 from porting.weights.metadata import build_metadata
@@ -65,7 +66,8 @@ def convert(
     output: str | Path | None = None,
     variant: str = "auto",
     *,
-    variables: VariableChoice = "auto",
+    variables: Choice = "auto",
+    moving_average_decay: float | None = None,
     overrides: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     origin: Mapping[str, Any] | None = None,
@@ -76,7 +78,9 @@ def convert(
     Args:
         output: None: tf_efficientdet_VARIANT.pth in the current folder.
         variant: a variant's name, or "auto" to recognise it by its shapes.
-        variables: "auto" takes the moving averages when all are there; "ema" and "raw" force.
+        variables: "auto" takes what the official code evaluates with (`porting.checkpoint.values`); "ema" and "raw"
+            force.
+        moving_average_decay: of --hparams; 0: the training kept no averages.
         overrides: config fields, e.g. parsed from --hparams.
         allow_nonfinite: accept NaN, Inf and negative variances.
         origin: where an official checkpoint came from: {"url", "family"}; goes into the metadata.
@@ -93,6 +97,7 @@ def convert(
             source,
             variant,
             variables=variables,
+            moving_average_decay=moving_average_decay,
             overrides=overrides,
             allow_nonfinite=allow_nonfinite,
             origin=origin,
@@ -107,7 +112,8 @@ def convert_source(
     source: Source,
     variant: str = "auto",
     *,
-    variables: VariableChoice = "auto",
+    variables: Choice = "auto",
+    moving_average_decay: float | None = None,
     overrides: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     origin: Mapping[str, Any] | None = None,
@@ -117,16 +123,26 @@ def convert_source(
     identified = identify(source, variant, overrides or {})
     table = table_for(identified.config)
     try:
-        accounted = account(source, table, variables)
+        accounted = account(source, table, variables, moving_average_decay)
     except InputError as error:
         raise explain_mismatch(source, identified.config, error) from error
     arrays = fill(source, table, accounted.kind, allow_nonfinite, progress)
     source.check_unread()
-    metadata = build_metadata(identified.config, source, accounted, identified.notes, origin or {})
+    notes = (*identified.notes, *_about_values(source, accounted))
+    metadata = build_metadata(identified.config, source, accounted, notes, origin or {})
     import torch  # last: `convert` lets it load while everything above goes on
 
     state_dict = {key: torch.from_numpy(array) for key, array in arrays.items()}
-    return Conversion(identified.config, table, accounted, state_dict, identified.notes, metadata)
+    return Conversion(identified.config, table, accounted, state_dict, notes, metadata)
+
+
+def _about_values(source: Source, accounted: Account) -> list[str]:
+    """A note where the file has moving averages and they were not taken."""
+    averages = sum(source.variables[name].has_ema for name in accounted.consumed)
+    if accounted.kind == "ema" or not averages:
+        return []
+    return [f"took the raw values, not the moving averages ({averages} of {len(accounted.consumed)} variables have "
+            f"one): {accounted.why}"]  # fmt: skip
 
 
 def fill(

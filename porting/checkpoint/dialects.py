@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 
 from effdet_model.errors import InputError
 from effdet_model.fpn_graph import build_fpn_graph
-from porting.checkpoint.object_graph import ObjectGraph
+from porting.checkpoint.object_graph import ObjectGraph, unescape
 
-TF1, H5, OBJECT = "tf1", "h5", "object"
+TF1, H5, OBJECT, SAVED_MODEL = "tf1", "h5", "object", "savedmodel"
 PLACEHOLDER_SCOPE = "backbone"  # where an object-based checkpoint does not tell the backbone's name
 VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 EMA_SUFFIX = "/ExponentialMovingAverage"
+
+MAX_NAME = 1024
+"""Characters of a name; no model has longer ones."""
 
 _CONV = r"(?P<leaf>kernel|bias|depthwise_kernel|pointwise_kernel)"
 _BN = r"(?P<leaf>gamma|beta|moving_mean|moving_variance)"
@@ -84,6 +87,8 @@ OBJECT_ROWS: list[tuple[str, str]] = [
     (rf"{_PATH_HEAD}/bns/(?P<layer>\d+)/(?P<step>\d+)/{_BN}", "{net}_net/{net}-{layer}-bn-{level}/{leaf}"),
 ]  # fmt: skip
 
+_UNUSED_HEAD = "classification head of the backbone, which EfficientDet does not use"
+_SEGMENTATION = "segmentation head; detection is converted"
 _SLOT = r"Momentum|(?:Adam|AdamW|RMSProp|Adadelta|Ftrl)(?:_\d+)?|Adagrad|LARS|m|v|vhat"
 TF1_IGNORED: list[tuple[str, str]] = [
     (rf".+/(?:{_SLOT}|[A-Za-z]+Optimizer(?:_\d+)?)(?:/ExponentialMovingAverage)?", "optimizer slot"),
@@ -91,10 +96,13 @@ TF1_IGNORED: list[tuple[str, str]] = [
     (r"(?:.+/)?global_step(?:/.+)?", "step counter"),
     (r"(?:.+/)?moving_normalizer(?:_\d+)?(?:/.+)?", "moving average of the training loss"),
     (r"(?:.+/)?(?:current_)?loss_scale|(?:.+/)?good_steps", "loss scaling state"),
+    (r"(?:.+/)?seg_head/.+", _SEGMENTATION),
 ]
 H5_IGNORED: list[tuple[str, str]] = [
     (r"(?:.+/)?(?:iteration|iter|learning_rate|decay|momentum)", "optimizer state"),
     (r"(?:.+/)?moving_normalizer(?:_\d+)?", "moving average of the training loss"),
+    (r"(?:.+/)?seg_head/.+", _SEGMENTATION),
+    (r"(?:.+/)?head/(?:conv2d|tpu_batch_normalization|dense)(?:_\d+)?/[a-z_]+", _UNUSED_HEAD),
 ]
 OBJECT_IGNORED: list[tuple[str, str]] = [
     (r"_CHECKPOINTABLE_OBJECT_GRAPH", "object graph"),
@@ -105,6 +113,8 @@ OBJECT_IGNORED: list[tuple[str, str]] = [
     (rf"(?:.+/)?(?:global_step|step|epoch|iterations|_train_counter|_test_counter|_predict_counter){VALUE_SUFFIX}",
      "step counter"),
     (rf"(?:.+/)?moving_normalizer{VALUE_SUFFIX}", "moving average of the training loss"),
+    (r"(?:.+/)?backbone/_head/.+", _UNUSED_HEAD),
+    (r"(?:.+/)?seg_head/.+", _SEGMENTATION),
 ]  # fmt: skip
 
 
@@ -137,7 +147,11 @@ class Translation:
 
 
 def _compile(rows: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
-    return [(re.compile(pattern), target) for pattern, target in rows]
+    """Rows ready to match; a number in a name (block, cell, level, ...) has at most three digits, so that nothing
+    of another size is made from it. Keras's own counts (`conv2d_1`) may have more.
+    """
+    bounded = [(pattern.replace(r"(?:_\d+)?", r"(?:_\d{1,6})?"), target) for pattern, target in rows]
+    return [(re.compile(pattern.replace(r"\d+", r"\d{1,3}")), target) for pattern, target in bounded]
 
 
 _VARIABLES, _OBJECTS = _compile(VARIABLE_ROWS), _compile(OBJECT_ROWS)
@@ -146,6 +160,8 @@ _IGNORED = {TF1: _compile(TF1_IGNORED), H5: _compile(H5_IGNORED), OBJECT: _compi
 
 def ignored_reason(raw_name: str, dialect: str) -> str | None:
     """Why a raw name is no part of the model, None when no row says so."""
+    if len(raw_name) > MAX_NAME:
+        return None
     for pattern, reason in _IGNORED[dialect]:
         if pattern.fullmatch(raw_name):
             return reason
@@ -154,6 +170,8 @@ def ignored_reason(raw_name: str, dialect: str) -> str | None:
 
 def canonical_variable(name: str) -> str | None:
     """The canonical name of a variable name (TF1, Keras .h5 without `:0`), None when no row knows it."""
+    if len(name) > MAX_NAME:
+        return None
     for pattern, target in _VARIABLES:
         match = pattern.fullmatch(name)
         if match:
@@ -212,11 +230,18 @@ def translate_object(raw_names: Iterable[str], graph: ObjectGraph) -> Translatio
             result.unknown.append(raw_name)
     context = _Context([path for path, _ in paths.values()], graph)
     for raw_name, (path, ema) in paths.items():
+        full_name = graph.full_names.get(path + VALUE_SUFFIX, "")
+        saved_as = canonical_variable(full_name)
         canonical = context.canonical(path)
         if canonical is None:
-            result.unknown.append(raw_name)
-            continue
-        saved_as = canonical_variable(graph.full_names.get(path + VALUE_SUFFIX, ""))
+            canonical = saved_as or _of_hub_trainer(path)
+            reason = None if canonical else ignored_reason(full_name, H5)
+            if reason:
+                result.ignored[raw_name] = reason
+                continue
+            if canonical is None:
+                result.unknown.append(raw_name)
+                continue
         if saved_as not in (None, canonical):
             raise InputError(
                 f"expected {raw_name} to be {canonical}, as its place in the model says, found it saved as "
@@ -224,6 +249,20 @@ def translate_object(raw_names: Iterable[str], graph: ObjectGraph) -> Translatio
             )
         result.add(canonical, raw_name, ema)
     return result
+
+
+def _of_hub_trainer(path: str) -> str | None:
+    """The canonical name of a path below google/automl's trainer of a hub module (tf2/train_lib.py): a TF1 name with
+    its slashes escaped below `base_model`, or the prediction layers `classes` and `boxes`.
+    """
+    match = re.fullmatch(r"(?:.+/)?(?P<part>base_model|classes|boxes)/(?P<name>[^/]+)", path)
+    if match is None:
+        return None
+    name = unescape(match["name"])
+    if match["part"] == "base_model":
+        return canonical_variable(re.sub(r":\d+$", "", name))
+    net = {"classes": "class", "boxes": "box"}[match["part"]]
+    return canonical_variable(f"{net}_net/{net}-predict/{name}")
 
 
 class _Context:

@@ -21,6 +21,7 @@ from effdet_model.errors import InputError
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_WEIGHTS = 100_000
 MAX_NAME_BYTES = 16 << 20
+MAX_WEIGHT_NAME = 4096
 MAX_RANK = 8
 MAX_TENSOR_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 8 << 30
@@ -91,6 +92,8 @@ class H5Weights:
             group = self._child(root, layer, "the root")
             for weight in self._names(group, "weight_names") or []:
                 name = f"{layer}/{weight}"
+                if len(name) > MAX_WEIGHT_NAME:
+                    raise self._refuse(f"names of at most {MAX_WEIGHT_NAME} characters", f"one of {len(name)}")
                 if name in self.entries or len(self.entries) >= MAX_WEIGHTS:
                     raise self._refuse(f"each weight once and at most {MAX_WEIGHTS}", f"{name} again or more")
                 dataset = group

@@ -13,6 +13,8 @@ from effdet_model.errors import InputError, nearest
 from porting.checkpoint import archives, h5, sstable
 
 MAX_STATE_BYTES = 1 << 20
+ARCHIVE = "archive"
+"""The folder that google/automl's trainer moves its best checkpoint to."""
 _SHARD = re.compile(r"(?P<stem>.+)\.data-\d{5}-of-\d{5}")
 
 
@@ -32,6 +34,11 @@ class Located:
     @property
     def stem(self) -> str:
         return self.location.name
+
+    @property
+    def is_saved_model(self) -> bool:
+        """Whether these are the variables of an exported SavedModel: they are always called that."""
+        return self.kind == "bundle" and self.location.name == self.location.parent.name == "variables"
 
     def close(self) -> None:
         if self.on_close:
@@ -82,6 +89,8 @@ def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -
         return _by_content(files[found[0]], f"{label}/{found[0]}")
     if folder is not None and (folder / "variables" / "variables.index").is_file():  # a SavedModel
         return Located("bundle", folder / "variables" / "variables", f"{label}/variables/variables")
+    if folder is not None and not files and [path.name for path in folder.iterdir()] == [ARCHIVE]:
+        return locate(folder / ARCHIVE)
     shards = [name for name in files if _SHARD.fullmatch(name)]
     shown = ", ".join(sorted(files)[:5]) or "an empty folder"
     missing = f"; the index of {shards[0]} is missing, copy it too." if shards else "; name another folder."

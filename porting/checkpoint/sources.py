@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,9 +22,8 @@ from porting.checkpoint.h5 import H5Weights
 from porting.checkpoint.locate import Located, locate
 from porting.checkpoint.object_graph import ObjectGraph, parse_object_graph
 from porting.checkpoint.tensorbundle import OBJECT_GRAPH_KEY, TensorBundle
+from porting.checkpoint.values import Choice, Kind, meant_kind
 from porting.files import file_sha256
-
-Kind = Literal["raw", "ema"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Source:
 
     Attributes:
         path: what the user named. label: what messages call it.
-        dialect: "tf1", "h5" or "object".
+        dialect: "tf1", "h5", "object" or "savedmodel".
         files: the files it consists of (an archive is one file).
         variables: canonical name -> `VariableInfo`, in the order of the file.
         ignored: tensors that are no part of the model. unknown: names that no row of the table knows.
@@ -101,6 +100,17 @@ class Source:
         self._read.add(table[name])
         return self._store.read(table[name])
 
+    @property
+    def raw_names(self) -> list[str]:
+        """Every name in the file, as it stands there."""
+        return list(self._store.entries)
+
+    def meant(
+        self, needed: Sequence[str], choice: Choice = "auto", moving_average_decay: float | None = None
+    ) -> tuple[Kind, str]:
+        """Which values are the model, and why: see `porting.checkpoint.values.meant_kind`."""
+        return meant_kind(self.label, self.dialect, self.variables, needed, choice, moving_average_decay)
+
     def check_unread(self) -> None:
         """Check what was not read as well: optimizer slots and the like have checksums, and damage is damage.
 
@@ -111,8 +121,8 @@ class Source:
         """
         if self.dialect == dialects.H5:
             return
-        for name in self._store.entries:
-            if name not in self._read:
+        for name, entry in self._store.entries.items():
+            if name not in self._read and not getattr(entry, "slices", 0):  # parts have checksums of their own
                 self._store.read(name)
 
     def file_sha256(self) -> dict[str, str]:
@@ -176,6 +186,8 @@ def open_source(path: str | Path) -> Source:
             if not located.files:
                 located.files = [bundle.index_path, *bundle.shard_paths.values()]
             dialect, found = _translate_bundle(bundle)
+            if located.is_saved_model:
+                dialect = dialects.SAVED_MODEL
         source = Source(Path(path), dialect, store, found, located)
         if not source.variables:
             raise _not_efficientdet(source)

@@ -34,6 +34,7 @@ _NAMES_AND_WIDTHS[BFLOAT16] = ("float32", 2)
 MAX_SHARDS = 100_000
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 48
+MAX_NAME_BYTES = 4096
 _FORMAT_VERSION = 1
 
 
@@ -208,6 +209,8 @@ def _read_header(table: object, where: str) -> int:
 
 
 def _read_entry(key: bytes, value: bytes, where: str) -> TensorEntry:
+    if len(key) > MAX_NAME_BYTES:
+        raise damaged(where, f"tensor names of at most {MAX_NAME_BYTES} bytes", f"one of {len(key)}")
     try:
         name = key.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -14,8 +14,9 @@ from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
 from effdet_model.variants import get_config
 from mappings.committed import table_for
-from porting.accounting import VariableChoice, account
-from porting.checkpoint.sources import Kind, Source, open_source
+from porting.accounting import account
+from porting.checkpoint.sources import Source, open_source
+from porting.checkpoint.values import Choice, Kind
 from porting.inspect.value_statistics import Statistics, pytorch_role, tensorflow_role
 from porting.recognise.census import Heads, read_heads, take_census
 from porting.recognise.guess import guess, named_variant
@@ -139,7 +140,7 @@ def _inspect_checkpoint(source: Source, progress: Progress | None) -> Inspection
     return found
 
 
-def _convert_command(found: Inspection, choice: VariableChoice, used: Statistics) -> str:
+def _convert_command(found: Inspection, choice: Choice, used: Statistics) -> str:
     hparams = _hparams(found.hparams) if found.variant else ["--hparams", "HPARAMS.yaml"]
     return _command(
         "convert", "--variant", found.variant or found.nearest, "--checkpoint", str(found.path), *hparams,
@@ -200,7 +201,7 @@ def _name_variant(found: Inspection, source: Source, shapes: Mapping[str, tuple[
         found.notes.append("which scales and aspect ratios make the anchors is assumed: no checkpoint tells")
 
 
-def _choose_values(found: Inspection, source: Source) -> VariableChoice:
+def _choose_values(found: Inspection, source: Source) -> Choice:
     """Raw values where some moving averages are missing, else what conversion takes by itself."""
     averages = found.averages
     if averages is None or averages.state != "partial":
@@ -213,7 +214,7 @@ def _choose_values(found: Inspection, source: Source) -> VariableChoice:
     return "raw"
 
 
-def _account(found: Inspection, source: Source, choice: VariableChoice) -> None:
+def _account(found: Inspection, source: Source, choice: Choice) -> None:
     """What conversion would ignore, or why it would refuse."""
     with _problem(found, source.label):
         config = identify(source, found.variant or "", found.hparams).config

@@ -78,7 +78,7 @@ def test_no_moving_averages_at_all(tmp_path: Path) -> None:
     prefix = write_synthetic_checkpoint("lite0", tmp_path / "raw", ema=False, momentum=False)
     written = convert(prefix, tmp_path / "lite0.pth", "lite0")
     assert (written.conversion.account.kind, dict(written.conversion.account.ignored)) == ("raw", {"step counter": 1})
-    with pytest.raises(InputError, match="--variables ema expected moving averages of all 588 .* found 0"):
+    with pytest.raises(InputError, match="expected moving averages .* of all 588 .* found 0; .* Use --variables raw"):
         convert(prefix, tmp_path / "no.pth", "lite0", variables="ema")
     assert not (tmp_path / "no.pth").exists()
 
@@ -200,7 +200,7 @@ def test_some_moving_averages_are_not_enough(tmp_path: Path) -> None:
 
     prefix = changed(tmp_path, without)
     with pytest.raises(
-        InputError, match="all 588 model variables or of none, found 587; without: class_net/class-0/bias"
+        InputError, match="of all 588 model variables, found 587; without: class_net/class-0/bias. Use --variables raw"
     ):
         convert(prefix, tmp_path / "x.pth", "lite0")
     assert convert(prefix, tmp_path / "raw.pth", "lite0", variables="raw").conversion.account.kind == "raw"

@@ -101,7 +101,7 @@ def test_a_model_below_another_object_and_its_averages() -> None:
     others = [slot.format(kind) for slot in slots for kind in ("momentum", "optimizer/m")]
     training = ["save_counter" + VALUE_SUFFIX, "model/optimizer/learning_rate" + VALUE_SUFFIX]
     training += ["model/keras_api/metrics/0/total" + VALUE_SUFFIX, "model/optimizer/iter" + VALUE_SUFFIX]
-    strange = "model/seg_head/head_transpose/kernel" + VALUE_SUFFIX
+    strange = "model/depth_head/head_transpose/kernel" + VALUE_SUFFIX
     graph.full_names[f"model/class_net/bns/0/0/gamma{VALUE_SUFFIX}"] = "class_net/class-0-bn-3/gamma"
     found = dialects.translate_object([*raw_names, *ema_names, *others, *training, strange], graph)
     assert set(found.raw) == set(found.ema)

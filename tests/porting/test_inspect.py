@@ -207,12 +207,12 @@ def test_unknown_names_are_reported(tmp_path: Path) -> None:
     def more(name: str, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield name, value
         if name == "global_step":
-            yield "seg_head/logits/kernel[x]", np.zeros((2, 3), np.float32)
+            yield "depth_head/logits/kernel[x]", np.zeros((2, 3), np.float32)
 
     found = inspect_file(changed(tmp_path, more, ema=False))
-    assert found.unknown == ["seg_head/logits/kernel[x]"] and not found.usable
-    assert "1 left over: seg_head/logits/kernel[x]" in found.problems[0]
-    assert "1 unknown: seg_head/logits/kernel[x]" in shown(found)
+    assert found.unknown == ["depth_head/logits/kernel[x]"] and not found.usable
+    assert "1 left over: depth_head/logits/kernel[x]" in found.problems[0]
+    assert "1 unknown: depth_head/logits/kernel[x]" in shown(found)
 
 
 def test_bad_values(tmp_path: Path) -> None:

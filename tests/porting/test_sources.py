@@ -241,7 +241,8 @@ def test_folders_that_name_no_checkpoint(tmp_path: Path) -> None:
     os.rename(tmp_path / "variables/model.data-00000-of-00001", tmp_path / "variables/variables.data-00000-of-00001")
     (tmp_path / "model.data-00000-of-00001").unlink()
     with open_source(tmp_path) as source:  # the layout of a SavedModel
-        _check(source, "tf1", ema=True)
+        _check(source, "savedmodel", ema=True)
+        assert source.meant(list(source.variables))[0] == "raw"
 
 
 def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:

@@ -118,13 +118,12 @@ def diff_model(
     """Compare a model in memory with the TensorFlow reference of its config and a checkpoint's variables."""
     import torch
 
-    from porting.accounting import choose_kind
     from verify.diff.environment import environment
     from verify.diff.inputs import make_inputs
 
     config = model.config
     _check_comparable(config)
-    kind = choose_kind(source, list(source.variables), options.variables)  # type: ignore[arg-type]
+    kind, _ = source.meant(list(source.variables), options.variables)  # type: ignore[arg-type]
     inputs = make_inputs(config, options.images, options.noise_seeds)
     model = model.to(getattr(torch, options.dtype)).eval()
     reference.open(

@@ -170,13 +170,13 @@ class _Run:
 
     def open(self, source: Source, metadata: Mapping[str, Any] | None) -> None:
         """Tell TensorFlow's process which model and suppression to run."""
-        from porting.accounting import choose_kind
         from verify.reference.pipeline import PROFILE_KEY
 
         wanted = self.options.variables
         if wanted == "auto":
             wanted = ((metadata or {}).get("source") or {}).get("variables") or "auto"
-        self.kind = kind = choose_kind(source, list(source.variables), wanted)  # type: ignore[arg-type]
+        self.kind, _ = source.meant(list(source.variables), wanted)  # type: ignore[arg-type]
+        kind = self.kind
         config = {**self.config.to_dict(), PROFILE_KEY: dataclasses.asdict(self.profile)}
         self.reference.open(config, lambda name: source.read(name, kind), "float32", source.backbone_scope)
 
