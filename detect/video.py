@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effdet_model.errors import InputError
+from effdet_model.extras import needs
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -132,13 +133,8 @@ def open_video(path: Path, skip_damaged: bool = False) -> Iterator[VideoReader]:
         InputError: PyAV is missing; the file is no video, or has no frame that can be decoded; while reading:
             something cannot be decoded.
     """
-    try:
+    with needs("video", f"video {path}"):
         import av
-    except ImportError:
-        raise InputError(
-            f"video {path}: expected the package 'av' (PyAV), which reads and writes videos, found none; "
-            "run: pip install 'effdet-port[video]'"
-        ) from None
     try:
         container = av.open(str(path.resolve()), container_options={"format_whitelist": _FORMATS})
     except (av.error.FFmpegError, OSError) as error:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import os
-import tempfile
+import secrets
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from effdet_model.errors import InputError
+
+_NO_FOLDER_SYNC = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""What systems and file systems answer that cannot open or sync a folder; the files in it are written all the same."""
 
 
 @contextlib.contextmanager
@@ -26,22 +33,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(
             f"cannot write {target}: expected a file name, found a folder; add a file name to it."
         )
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        # The system applies the process's umask; asking for its value would mean to change it for a moment.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise InputError(
             f"cannot write {target}: expected a writable folder, found: {error.strerror}; "
             "create the folder or name another output."
         ) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise InputError(
             f"cannot write {target}: {error.strerror or error}; free space or name another output."
@@ -51,18 +57,64 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a crash, where the system can do that; Windows cannot."""
+    if os.name == "nt":
+        return
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def write_all(file: io.RawIOBase, content: bytes) -> None:
+    """Write all bytes into an unbuffered file; an `OSError` comes from here, none is left for `close`."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) or 0 :]
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that one process at a time can have, by a file of its own; the system frees it at a crash.
+
+    Raises:
+        InputError: the file cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: expected a writable folder, found: {error.strerror}; name another cache with "
+            "EFFDET_PORT_CACHE."
+        ) from error
+    try:
+        _lock(descriptor)
+        yield
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # which frees the lock
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        while True:
+            try:
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+                return
+            except OSError:
+                time.sleep(0.05)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def file_sha256(path: Path) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,9 +80,9 @@ def make_release(items: Sequence[ReleaseItem], output: str | Path, *, license_na
     verified = [_verify(item) for item in items]
     _check_names(verified)
     _check_output(output)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.absolute().parent))
+    staging = output.absolute().with_name(f".{output.name}.{secrets.token_hex(8)}.tmp")
+    staging.mkdir()
     try:
-        staging.chmod(0o755)
         models = [_write_model(model, staging, license_name) for model in verified]
         _write_common(models, staging)
         release = check_release(staging)

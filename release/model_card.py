@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
+from effdet_model.extras import needs
 from porting.official.catalog import FAMILIES, METRICS, CatalogEntry
 from porting.version import TOOL, tool_version
 from release.evidence import Evidence
+
+with needs("release", "model cards"):
+    import jinja2  # noqa: F401 - ModelCard.from_template renders with it
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 AUTOML_URL = "https://github.com/google/automl/tree/master/efficientdet"
 LICENSE = "apache-2.0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from effdet_model.errors import InputError
+from effdet_model.extras import needs
 from porting.version import TOOL, tool_version
 from release.build import SUMS, check_release
 
@@ -30,8 +31,9 @@ def push_to_hub(
     Raises:
         InputError: the folder is no intact release, or the Hub refuses; the message has the Hub's words.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    with needs("release", "push to the Hugging Face Hub"):
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HFValidationError
 
     release = check_release(folder)
     api = HfApi(endpoint=endpoint, token=token, library_name=TOOL, library_version=tool_version())

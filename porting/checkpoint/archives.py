@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from effdet_model.errors import InputError
+from porting.files import write_all
 
 MAX_MEMBERS = 10_000
 MAX_TOTAL_BYTES = 8 << 30
@@ -50,7 +51,10 @@ def unpack(path: Path, max_total_bytes: int = MAX_TOTAL_BYTES, max_members: int 
     Raises:
         InputError: a member that must not be there, a limit passed, a damaged archive, no checkpoint in it.
     """
-    result = Unpacked(tempfile.TemporaryDirectory(prefix="effdet-port-"))
+    try:
+        result = Unpacked(tempfile.TemporaryDirectory(prefix="effdet-port-"))
+    except OSError as error:
+        raise _no_room(path, tempfile.tempdir or "the temporary folder", error) from error
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -146,13 +150,31 @@ def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, path:
     if source is None:
         raise _refuse(path, "regular files alone", f"{member.name!r}")
     left = member.size
-    with open(target, "xb") as out:
+    with _created(target, path) as out:
         while left:
             chunk = source.read(min(_CHUNK, left))
             if not chunk:
                 raise _refuse(path, f"{member.size} bytes of {member.name!r}", f"{member.size - left}")
-            out.write(chunk)
+            try:
+                write_all(out, chunk)
+            except OSError as error:
+                raise _no_room(path, str(target.parent), error) from error
             left -= len(chunk)
+
+
+def _created(target: Path, path: Path) -> io.FileIO:
+    try:
+        return open(target, "xb", buffering=0)
+    except OSError as error:
+        raise _no_room(path, str(target.parent), error) from error
+
+
+def _no_room(path: Path, folder: str, error: OSError) -> InputError:
+    """Trouble with the temporary folder is none of the archive."""
+    return InputError(
+        f"cannot unpack {path} into {folder}: {error.strerror or error}; free space there, or name another temporary "
+        "folder with TMPDIR."
+    )
 
 
 def _refuse(path: Path, expected: str, found: str) -> InputError:

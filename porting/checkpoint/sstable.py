@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import google_crc32c
-
+from porting.checkpoint.snappy import unpack_snappy
 from porting.checkpoint.wire import damaged, read_varint
+from porting.crc32c import crc32c
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_BYTES = 48
@@ -29,7 +29,7 @@ def mask_crc(crc: int) -> int:
 
 def masked_crc(data: object) -> int:
     """The masked CRC-32C of a bytes object or a contiguous read-only uint8 array."""
-    return mask_crc(google_crc32c.value(data))
+    return mask_crc(crc32c(data))
 
 
 def read_table(data: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
@@ -110,26 +110,11 @@ def _read_block(data: bytes, handle: tuple[int, int], where: str, budget: _Budge
     if stored != actual:
         raise damaged(where, f"checksum {stored:08x}", f"{actual:08x}")
     if kind == 1:
-        content = _unpack(content, where, budget)
+        content = unpack_snappy(content, where, budget.bytes)
     elif kind != 0:
         raise damaged(where, "compression 0 (none) or 1 (snappy)", f"{kind}")
     budget.take(len(content))
     return content
-
-
-def _unpack(content: bytes, where: str, budget: _Budget) -> bytes:
-    import cramjam
-
-    size, _ = read_varint(content, 0, len(content), where)
-    if size > min(budget.bytes, 64 * len(content) + 64):  # snappy packs at most 64 bytes into 3
-        raise damaged(where, "a snappy block of plausible size", f"{size} bytes from {len(content)}")
-    try:
-        unpacked = bytes(cramjam.snappy.decompress_raw(content))
-    except cramjam.DecompressionError as error:
-        raise damaged(where, "a snappy block", f"{error}") from error
-    if len(unpacked) != size:
-        raise damaged(where, f"{size} unpacked bytes", f"{len(unpacked)}")
-    return unpacked
 
 
 def _block_entries(block: bytes, where: str, budget: _Budget) -> Iterator[tuple[bytes, bytes]]:

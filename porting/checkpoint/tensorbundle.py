@@ -15,12 +15,12 @@ from math import prod
 from pathlib import Path
 from types import TracebackType
 
-import google_crc32c
 import numpy as np
 
 from effdet_model.errors import InputError, nearest
 from porting.checkpoint.sstable import MAX_TABLE_BYTES, mask_crc, masked_crc, read_table
 from porting.checkpoint.wire import damaged, fields, integer, message, read_varint
+from porting.crc32c import crc32c
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 STRING, BFLOAT16 = 7, 14
@@ -278,7 +278,7 @@ def _decode_strings(content: bytes, entry: TensorEntry, where: str) -> np.ndarra
     lengths, position, crc = [], 0, 0
     for _ in range(prod(entry.shape)):
         length, position = read_varint(content, position, len(content), where)
-        crc = google_crc32c.extend(crc, length.to_bytes(4 if length < 1 << 32 else 8, "little"))
+        crc = crc32c(length.to_bytes(4 if length < 1 << 32 else 8, "little"), crc)
         lengths.append(length)
     checksum = content[position : position + 4]
     if len(checksum) != 4 or int.from_bytes(checksum, "little") != mask_crc(crc):
@@ -286,7 +286,7 @@ def _decode_strings(content: bytes, entry: TensorEntry, where: str) -> np.ndarra
     position += 4
     if position + sum(lengths) != len(content):
         raise damaged(where, f"{position + sum(lengths)} bytes of strings", f"{len(content)}")
-    crc = google_crc32c.extend(google_crc32c.extend(crc, checksum), content[position:])
+    crc = crc32c(checksum + content[position:], crc)
     if mask_crc(crc) != entry.crc:
         raise damaged(where, f"checksum {entry.crc:08x}", f"{mask_crc(crc):08x}")
     strings = np.empty(len(lengths), object)

@@ -7,16 +7,16 @@ The same tensors in the same order give the same bytes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
 
 from effdet_model.errors import InputError
 from porting.checkpoint.sstable import FOOTER_BYTES, MAGIC, mask_crc, masked_crc
 from porting.checkpoint.wire import write_varint
+from porting.crc32c import crc32c
 from porting.files import atomic_write
 
 _STRING = 7
@@ -55,8 +55,14 @@ def write_checkpoint(prefix: str | Path, tensors: Iterable[tuple[str, np.ndarray
     return [data, index, state]
 
 
-def table_bytes(entries: Mapping[bytes, bytes], block_bytes: int = _BLOCK_BYTES, compressed: bool = False) -> bytes:
-    """A sorted string table (see `sstable.py`) of `entries`, its blocks closed from `block_bytes` on."""
+def table_bytes(
+    entries: Mapping[bytes, bytes], block_bytes: int = _BLOCK_BYTES, snappy: Callable[[bytes], bytes] | None = None
+) -> bytes:
+    """A sorted string table (see `sstable.py`) of `entries`, its blocks closed from `block_bytes` on.
+
+    Args:
+        snappy: packs a block into Snappy's raw format; None: blocks are not packed, as TensorFlow writes them.
+    """
     out, index = bytearray(), []
     block: list[tuple[bytes, bytes]] = []
     size = 0
@@ -64,15 +70,17 @@ def table_bytes(entries: Mapping[bytes, bytes], block_bytes: int = _BLOCK_BYTES,
         block.append((key, entries[key]))
         size += len(key) + len(entries[key])
         if size >= block_bytes:
-            index.append((key, _append_block(out, block, compressed)))
+            index.append((key, _append_block(out, block, snappy)))
             block, size = [], 0
     if block:
-        index.append((block[-1][0], _append_block(out, block, compressed)))
-    handles = _append_block(out, [], False) + _append_block(out, index, compressed)
+        index.append((block[-1][0], _append_block(out, block, snappy)))
+    handles = _append_block(out, [], None) + _append_block(out, index, snappy)
     return bytes(out + handles.ljust(FOOTER_BYTES - len(MAGIC), b"\0") + MAGIC)
 
 
-def _append_block(out: bytearray, entries: list[tuple[bytes, bytes]], compressed: bool) -> bytes:
+def _append_block(
+    out: bytearray, entries: list[tuple[bytes, bytes]], snappy: Callable[[bytes], bytes] | None
+) -> bytes:
     """Append one block and its trailer to `out`; the handle of it."""
     block, restarts, last = bytearray(), [0], b""
     for number, (key, value) in enumerate(entries):
@@ -89,11 +97,9 @@ def _append_block(out: bytearray, entries: list[tuple[bytes, bytes]], compressed
     for number in (*restarts, len(restarts)):
         block += number.to_bytes(4, "little")
     content = bytes(block)
-    if compressed:
-        import cramjam
-
-        content = bytes(cramjam.snappy.compress_raw(content))
-    content += bytes([compressed])
+    if snappy is not None:
+        content = snappy(content)
+    content += bytes([snappy is not None])
     handle = write_varint(len(out)) + write_varint(len(content) - 1)
     out += content + masked_crc(content).to_bytes(4, "little")
     return handle
@@ -137,10 +143,10 @@ def _string_bytes(array: np.ndarray) -> tuple[bytes, int]:
     values = list(array.flat)
     crc = 0
     for value in values:
-        crc = google_crc32c.extend(crc, len(value).to_bytes(4 if len(value) < 1 << 32 else 8, "little"))
+        crc = crc32c(len(value).to_bytes(4 if len(value) < 1 << 32 else 8, "little"), crc)
     checksum = mask_crc(crc).to_bytes(4, "little")
     strings = b"".join(values)
-    crc = google_crc32c.extend(google_crc32c.extend(crc, checksum), strings)
+    crc = crc32c(checksum + strings, crc)
     return b"".join(write_varint(len(value)) for value in values) + checksum + strings, mask_crc(crc)
 
 

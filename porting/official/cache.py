@@ -7,15 +7,13 @@ import hashlib
 import json
 import os
 import re
+import sys
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-import platformdirs
-
 from effdet_model.errors import InputError
-from porting.files import atomic_write
+from porting.files import atomic_write, locked
 from porting.official.catalog import OFFICIAL_PREFIX
 
 CACHE_VARIABLE = "EFFDET_PORT_CACHE"
@@ -46,13 +44,30 @@ class CacheState:
 def cache_folder(cache: str | Path | None = None) -> Path:
     """The given folder, else the one that EFFDET_PORT_CACHE names, else the platform's cache folder."""
     named = cache or os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("effdet-port"))
+    return Path(named).expanduser() if named else _platform_folder()
+
+
+def _platform_folder() -> Path:
+    """Where this system's programs keep what they can download again."""
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local", "effdet-port", "effdet-port", "Cache")
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "effdet-port"
+    named = os.environ.get("XDG_CACHE_HOME", "").strip()
+    return (Path(named) if os.path.isabs(named) else home / ".cache") / "effdet-port"
 
 
 def public_url(url: str) -> str:
     """A URL without user name, password, query and fragment: what messages and records may show."""
     parts = urllib.parse.urlsplit(url)
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def without_secrets(text: str) -> str:
+    """Another's words, such as an exception's, without the user names, passwords and queries of URLs in them."""
+    text = re.sub(r"//[^/@\s]*@", "//", text)
+    return re.sub(r"\?[^\s'\"?)>]*=[^\s'\")>]*", "?...", text)
 
 
 def record_key(url: str) -> str:
@@ -104,7 +119,7 @@ class Records:
 
     def add(self, key: str, record: Record) -> Record:
         """Record a file's first use; a record that another process made meanwhile stays and is returned."""
-        with filelock.FileLock(f"{self.path}.lock"):
+        with locked(self.path.with_name(f"{self.path.name}.lock")):
             records = self._read()
             kept = records.setdefault(key, record)
             files = {name: dataclasses.asdict(records[name]) for name in sorted(records)}

@@ -15,10 +15,8 @@ import urllib.request
 import zlib
 from pathlib import Path
 
-import filelock
-
 from effdet_model.errors import InputError
-from porting.files import file_sha256
+from porting.files import file_sha256, locked, sync_folder
 from porting.official.cache import (
     Record,
     Records,
@@ -80,7 +78,7 @@ def fetch(
             "run once without --offline, or name a local copy with --checkpoint or --mirror."
         )
     _make_folder(target.parent)
-    with filelock.FileLock(f"{target}.lock"):
+    with locked(target.with_name(f"{target.name}.lock")):
         if target.is_file() and not refresh:
             return _checked(target, records, key)
         _obtain(location, target, records, key, progress, retry)
@@ -125,6 +123,7 @@ def _obtain(
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, target)
+    sync_folder(target.parent)
     forget(part)
 
 

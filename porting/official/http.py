@@ -1,6 +1,6 @@
 """One file over HTTP into a partial file: resumed, retried, complete or an error.
 
-`requests` does the protocol (TLS, redirects, proxies of the environment); here is what it lacks: a resume
+`urllib` does the protocol (TLS, redirects, proxies of the environment); here is what it lacks: a resume
 that survives the process, and what to do with servers that do not keep to the protocol.
 """
 
@@ -10,22 +10,25 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
+import http.client
+import io
 import json
 import re
 import shutil
+import ssl
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import google_crc32c
-import requests
-import urllib3.exceptions
+from typing import Any
 
 from effdet_model.errors import InputError
-from porting.files import atomic_write
-from porting.official.cache import public_url
+from porting.crc32c import crc32c
+from porting.files import atomic_write, write_all
+from porting.official.cache import public_url, without_secrets
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there and the bytes of the whole file (None where it is not known)."""
@@ -48,7 +51,7 @@ class Retry:
     attempts: int = 5
     backoff: float = 0.5
     longest: float = 30.0
-    timeout: tuple[float, float] = (10.0, 60.0)
+    timeout: float = 30.0
     """Seconds to connect, and between two bytes."""
 
 
@@ -86,23 +89,22 @@ def download(
     """
     retry = retry or Retry()
     failures, furthest = 0, _size(part)
-    with requests.Session() as session:
-        while True:
-            try:
-                version = _attempt(session, url, part, progress, retry)
-                _check_goog_hash(part, version)
-                return version
-            except _TryAgain as problem:
-                if _size(part) > furthest:
-                    failures, furthest = 0, _size(part)
-                failures += 1
-                if failures >= retry.attempts:
-                    raise InputError(
-                        f"{public_url(url)}: expected the whole file, found {failures} failures in a row, "
-                        f"the last: {problem}; {_size(part)} bytes are kept, run again to continue from "
-                        "there."
-                    ) from problem
-                time.sleep(min(max(retry.backoff * 2 ** (failures - 1), problem.after), retry.longest))
+    while True:
+        try:
+            version = _attempt(url, part, progress, retry)
+            _check_goog_hash(part, version)
+            return version
+        except _TryAgain as problem:
+            if _size(part) > furthest:
+                failures, furthest = 0, _size(part)
+            failures += 1
+            if failures >= retry.attempts:
+                raise InputError(
+                    f"{public_url(url)}: expected the whole file, found {failures} failures in a row, "
+                    f"the last: {problem}; {_size(part)} bytes are kept, run again to continue from "
+                    "there."
+                ) from problem
+            time.sleep(min(max(retry.backoff * 2 ** (failures - 1), problem.after), retry.longest))
 
 
 def has_file(url: str) -> bool:
@@ -112,9 +114,10 @@ def has_file(url: str) -> bool:
         InputError: no answer, or trouble on the server.
     """
     try:
-        status = requests.head(url, allow_redirects=True, timeout=Retry().timeout).status_code
-    except requests.exceptions.RequestException as error:
-        raise InputError(f"{public_url(url)}: expected an answer, found none ({_reason(error)}); try again.") from error
+        with _opened(url, {}, Retry(), "HEAD") as response:
+            status = response.status
+    except _TryAgain as error:
+        raise InputError(f"{public_url(url)}: expected an answer, found none ({error}); try again.") from error
     if status in (200, 405, 501):
         return True
     if status in (403, 404, 410):
@@ -128,9 +131,7 @@ def forget(part: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _attempt(
-    session: requests.Session, url: str, part: Path, progress: Progress | None, retry: Retry
-) -> Version:
+def _attempt(url: str, part: Path, progress: Progress | None, retry: Retry) -> Version:
     known = _read_version(part)
     if known is None or known.url != public_url(url):
         forget(part)
@@ -142,11 +143,11 @@ def _attempt(
         headers["Range"] = f"bytes={start}-"
         if known.validator:
             headers["If-Range"] = known.validator
-    with _request(session, url, headers, retry) as response:
-        if response.status_code == 416 and known and start:
+    with _opened(url, headers, retry) as response:
+        if response.status == 416 and known and start:
             return _whole_already(response, part, known)
         _check_status(response, url)
-        if response.status_code == 206:
+        if response.status == 206:
             version = _continued(response, part, known, start)
         else:
             start, version = 0, _version(response, url, _content_length(response))
@@ -156,34 +157,66 @@ def _attempt(
     return version
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects as a browser follows them, but none from an encrypted download to another one."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        if not is_http(newurl) or (req.full_url.startswith("https:") and not newurl.startswith("https:")):
+            raise InputError(
+                f"{public_url(req.full_url)}: expected an encrypted download, found a redirect to "
+                f"{public_url(newurl)}; name that URL yourself if you trust it."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 @contextlib.contextmanager
-def _request(
-    session: requests.Session, url: str, headers: dict[str, str], retry: Retry
-) -> Iterator[requests.Response]:
+def _opened(url: str, headers: dict[str, str], retry: Retry, method: str = "GET") -> Iterator[Any]:
+    """The answer of a server, whatever its status; `read` gives the bytes as they were sent."""
     try:
-        response = session.get(url, headers=headers, stream=True, timeout=retry.timeout)
-    except requests.exceptions.SSLError as error:
-        raise InputError(
-            f"{public_url(url)}: expected a trusted certificate, found: {_reason(error)}; check the address, "
-            "or name your certificates in REQUESTS_CA_BUNDLE."
-        ) from error
-    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-        raise _TryAgain(f"no connection ({_reason(error)})") from error
-    except (requests.exceptions.RequestException, ValueError) as error:
-        raise InputError(
-            f"{public_url(url)}: expected a URL that can be downloaded, found: {_reason(error)}; check it."
-        ) from error
+        request = _request(url, headers, method)
+        response: Any = urllib.request.build_opener(_Redirects).open(request, timeout=retry.timeout)
+    except urllib.error.HTTPError as error:
+        response = error
+    except (OSError, http.client.HTTPException) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise InputError(
+                f"{public_url(url)}: expected a trusted certificate, found: {_reason(cause)}; check the address, "
+                "or name your certificates in SSL_CERT_FILE."
+            ) from error
+        if isinstance(cause, (str, http.client.InvalidURL)):
+            raise _no_url(url, cause) from error
+        raise _TryAgain(f"no connection ({_reason(cause)})") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise _no_url(url, error) from error
     with response:
         yield response
 
 
-def _check_status(response: requests.Response, url: str) -> None:
-    status = response.status_code
-    if url.startswith("https:") and response.url.startswith("http:"):
-        raise InputError(
-            f"{public_url(url)}: expected an encrypted download, found a redirect to "
-            f"{public_url(response.url)}; name that URL yourself if you trust it."
-        )
+def _request(url: str, headers: dict[str, str], method: str) -> urllib.request.Request:
+    """User name and password of a URL go to its own server alone, not where that redirects to."""
+    parts = urllib.parse.urlsplit(url)
+    if not parts.hostname:
+        raise ValueError("no host in it")
+    user, found, host = parts.netloc.rpartition("@")
+    path = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~-._")
+    request = urllib.request.Request(
+        urllib.parse.urlunsplit((parts.scheme, host, path, parts.query, "")), headers=headers, method=method
+    )
+    if found:
+        token = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
+
+
+def _no_url(url: str, error: object) -> InputError:
+    return InputError(f"{public_url(url)}: expected a URL that can be downloaded, found: {_reason(error)}; check it.")
+
+
+def _check_status(response: Any, url: str) -> None:
+    status = response.status
     if status in _TRANSIENT:
         raise _TryAgain(f"HTTP status {status}", _retry_after(response))
     if status not in (200, 206):
@@ -200,7 +233,7 @@ def _check_status(response: requests.Response, url: str) -> None:
         )
 
 
-def _continued(response: requests.Response, part: Path, known: Version | None, start: int) -> Version:
+def _continued(response: Any, part: Path, known: Version | None, start: int) -> Version:
     """Whether a 206 continues exactly what we have; else begin anew."""
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
     if known is None or match is None or int(match[1]) != start:
@@ -223,7 +256,7 @@ def _continued(response: requests.Response, part: Path, known: Version | None, s
     return Version(**merged)
 
 
-def _whole_already(response: requests.Response, part: Path, known: Version) -> Version:
+def _whole_already(response: Any, part: Path, known: Version) -> Version:
     """A 416 is right where nothing is left to send; else the file became shorter."""
     match = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", "").strip())
     size = int(match[1]) if match else known.size
@@ -234,7 +267,7 @@ def _whole_already(response: requests.Response, part: Path, known: Version) -> V
 
 
 def _receive(
-    response: requests.Response,
+    response: Any,
     part: Path,
     start: int,
     have: int,
@@ -248,7 +281,7 @@ def _receive(
         file.seek(start)
         done = start
         try:
-            for chunk in response.raw.stream(CHUNK, decode_content=False):
+            while chunk := response.read(CHUNK):
                 at = done - start
                 if again[at : at + len(chunk)] != chunk[: max(len(again) - at, 0)]:
                     file.close()
@@ -258,22 +291,20 @@ def _receive(
                 done += len(chunk)
                 if done > MAX_BYTES:
                     raise InputError(
-                        f"{public_url(response.url)}: expected at most {MAX_BYTES} bytes, found more; check "
+                        f"{public_url(response.geturl())}: expected at most {MAX_BYTES} bytes, found more; check "
                         "the address."
                     )
                 if progress:
                     progress(done, size)
-        except (urllib3.exceptions.HTTPError, requests.exceptions.RequestException, ConnectionError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise _TryAgain(f"the connection broke after {done} of {size or 'unknown'} bytes") from error
     if size is not None and done != size:
         raise _TryAgain(f"the connection was closed after {done} of {size} bytes")
 
 
-def _write(file, chunk: bytes, part: Path) -> None:  # type: ignore[no-untyped-def]
+def _write(file: io.RawIOBase, chunk: bytes, part: Path) -> None:
     try:
-        written = file.write(chunk)
-        while written < len(chunk):
-            written += file.write(chunk[written:])
+        write_all(file, chunk)
     except OSError as error:
         raise InputError(
             f"cannot write {part}: {error.strerror}; free space or name another cache with EFFDET_PORT_CACHE."
@@ -300,31 +331,31 @@ def _check_goog_hash(part: Path, version: Version) -> None:
     named = dict(re.findall(r"(md5|crc32c)=([A-Za-z0-9+/=]+)", version.goog_hash or ""))
     if not named:
         return
-    md5, crc = hashlib.md5(usedforsecurity=False), google_crc32c.Checksum()
+    md5, crc = hashlib.md5(usedforsecurity=False), 0
     with open(part, "rb") as file:
         while chunk := file.read(1 << 20):
             md5.update(chunk)
-            crc.update(chunk)
-    for name, digest in (("md5", md5.digest()), ("crc32c", crc.digest())):
+            crc = crc32c(chunk, crc)
+    for name, digest in (("md5", md5.digest()), ("crc32c", crc.to_bytes(4, "big"))):
         found = base64.b64encode(digest).decode()
         if named.get(name, found) != found:
             forget(part)
             raise _TryAgain(f"{name} {found} instead of the {named[name]} that the server names")
 
 
-def _version(response: requests.Response, url: str, size: int | None) -> Version:
+def _version(response: Any, url: str, size: int | None) -> Version:
     headers = response.headers
     return Version(
         public_url(url), size, headers.get("ETag"), headers.get("Last-Modified"), headers.get("x-goog-hash")
     )
 
 
-def _content_length(response: requests.Response) -> int | None:
+def _content_length(response: Any) -> int | None:
     text = response.headers.get("Content-Length", "").strip()
     return int(text) if text.isdigit() and "Transfer-Encoding" not in response.headers else None
 
 
-def _retry_after(response: requests.Response) -> float:
+def _retry_after(response: Any) -> float:
     text = response.headers.get("Retry-After", "").strip()
     return float(text) if text.isdigit() else 0.0
 
@@ -349,8 +380,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _reason(error: Exception) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", str(error).split("\n")[0])[:300]
+def _reason(error: object) -> str:
+    return without_secrets(str(error).split("\n")[0])[:300]
 
 
 def is_http(url: str) -> bool:

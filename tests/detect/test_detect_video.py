@@ -204,7 +204,7 @@ def test_an_interruption_leaves_nothing(options, after):
 
 def test_without_pyav_the_message_says_how_to_get_it(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match=r"expected the package 'av'.*pip install 'effdet-port\[video\]'"):
+    with pytest.raises(InputError, match=r"expected the package 'av', found none; .*effdet-port\[video\]"):
         detect(options)
 
 

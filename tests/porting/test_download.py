@@ -22,8 +22,8 @@ from porting.official.http import CHUNK, OVERLAP, Retry, Version
 from tests.misbehaving_server import Behaviour, serving
 
 PATH = "/coco2/efficientdet-d0.tar.gz"
-FAST = Retry(attempts=3, backoff=0.001, timeout=(5, 5))
-ONCE = Retry(attempts=1, backoff=0.001, timeout=(5, 5))
+FAST = Retry(attempts=3, backoff=0.001, timeout=5)
+ONCE = Retry(attempts=1, backoff=0.001, timeout=5)
 ENTRY = find("d0")
 
 

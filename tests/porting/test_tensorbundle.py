@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from benchmarks.fuzz_tensorbundle import fuzz, missed
+from benchmarks.fuzz_tensorbundle import fuzz, missed, packed_block
 from effdet_model.errors import InputError
 from porting.checkpoint import sstable
 from porting.checkpoint.sstable import read_table
@@ -101,7 +101,7 @@ def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
     write_checkpoint(ours / "ours", _sample())
     write_checkpoint(ours / "packed", _sample())
     index = ours / "packed.index"
-    index.write_bytes(table_bytes(dict(read_table(index.read_bytes(), "")), block_bytes=500, compressed=True))
+    index.write_bytes(table_bytes(dict(read_table(index.read_bytes(), "")), block_bytes=500, snappy=packed_block))
     write_checkpoint(ours / "ours", _sample())
     subprocess.run(
         [sys.executable, "-c", TENSORFLOW, str(theirs), str(ours), " ".join(DTYPES)],
@@ -193,7 +193,8 @@ def test_round_trip(tmp_path: Path, tensors: dict[str, np.ndarray], block_bytes:
     prefix = tmp_path / "model"
     write_checkpoint(prefix, tensors.items())
     index = tmp_path / "model.index"
-    index.write_bytes(table_bytes(dict(read_table(index.read_bytes(), "")), block_bytes, compressed))
+    entries = dict(read_table(index.read_bytes(), ""))
+    index.write_bytes(table_bytes(entries, block_bytes, packed_block if compressed else None))
     with TensorBundle(prefix) as bundle:
         assert set(bundle.entries) == set(tensors)
         for name, array in tensors.items():

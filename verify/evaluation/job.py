@@ -19,7 +19,7 @@ from effdet_model.weights import read_metadata
 from porting.files import atomic_write
 from porting.weights.files import file_sha256
 from verify.evaluation.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
-from verify.evaluation.metrics import EVALUATORS
+from verify.evaluation.metrics import EVALUATORS, check_evaluator
 from verify.evaluation.model_settings import prepare_model
 from verify.evaluation.published import Era, era_of
 from verify.evaluation.ranks import Ranks
@@ -145,6 +145,8 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
             f"--batch-size and --workers: expected at least 1 and 0, found {options.batch_size} and {options.workers}."
         )
     dataset = _dataset(options)
+    if dataset.annotations is not None:
+        check_evaluator(options.evaluator)
     metadata = read_metadata(options.weights)
     overrides = dict(options.overrides)
     variant = options.variant or (metadata or {}).get("variant")

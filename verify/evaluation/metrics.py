@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from effdet_model.errors import InputError, unknown_name
+from effdet_model.extras import needs
 from verify.evaluation.coco import CocoDataset
 
 METRIC_NAMES = (
@@ -66,8 +67,7 @@ def coco_metrics(
     Raises:
         InputError: the dataset has no annotations, a result belongs to no image, or the engine is unknown or absent.
     """
-    if evaluator not in EVALUATORS:
-        raise unknown_name("evaluator", evaluator, EVALUATORS)
+    check_evaluator(evaluator)
     if dataset.annotations is None:
         raise InputError(f"metrics: expected annotations, found none in {dataset.source}; name --annotations.")
     ids = [image.id for image in dataset.images] if image_ids is None else list(image_ids)
@@ -131,20 +131,28 @@ def _evaluate(engine: str, truth: dict[str, Any], results: Sequence[Result], ids
 
 
 def _engine(name: str) -> tuple[Any, Any]:
-    if name == "pycocotools":
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+    with needs("eval", f"COCO metrics by {name}"):
+        if name == "pycocotools":
+            from pycocotools.coco import COCO
+            from pycocotools.cocoeval import COCOeval
 
-        return COCO, COCOeval
-    try:
+            return COCO, COCOeval
         from faster_coco_eval import COCO as FasterCoco
         from faster_coco_eval import COCOeval_faster
-    except ImportError as error:
-        raise InputError(
-            f"evaluator {name}: expected the package faster-coco-eval, found: {error}; install it or leave "
-            "--evaluator out."
-        ) from error
-    return FasterCoco, COCOeval_faster
+
+        return FasterCoco, COCOeval_faster
+
+
+def check_evaluator(name: str = "pycocotools") -> None:
+    """Before any work: whether an engine can measure.
+
+    Raises:
+        InputError: it is unknown or not installed.
+    """
+    if name not in EVALUATORS:
+        raise unknown_name("evaluator", name, EVALUATORS)
+    for needed in dict.fromkeys(("pycocotools", name)):
+        _engine(needed)
 
 
 def _disagreement(truth: dict[str, Any], results: Sequence[Result], ids: Sequence[int], engine: str) -> float:

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from effdet_model.errors import InputError
+from effdet_model.extras import install_line
 from verify.reference.frames import receive, send
-
-INSTALL_HINT = 'pip install "effdet-port[verify]"'
 
 Message = tuple[dict[str, Any], np.ndarray | None] | BaseException
 
@@ -221,13 +220,13 @@ def _error(header: Mapping[str, Any], kind: str) -> InputError:
     message = header["message"]
     if header["kind"] == "missing":
         return InputError(
-            f"reference ({kind}): expected TensorFlow to be installed, found: {message}; install it with "
-            f"{INSTALL_HINT}."
+            f"reference ({kind}): expected TensorFlow to be installed, found: {message}; run "
+            f"{install_line('verify')}."
         )
     if header["kind"] == "broken":
         return InputError(
-            f"reference ({kind}): expected a working TensorFlow, found that importing it fails: {message}; install "
-            f"it again with {INSTALL_HINT}."
+            f"reference ({kind}): expected a working TensorFlow, found that importing it fails: {message}; "
+            f"install it again: {install_line('verify')}."
         )
     if header["kind"] == "memory":
         return InputError(

@@ -24,12 +24,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effdet_model.errors import InputError
+from effdet_model.extras import needs
 from verify.report.blocks import Report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from verify.diff.result import DiffResult
+
+
+def check_report(folder: Path) -> None:
+    """Before any work: whether the reports can be made and written.
+
+    Raises:
+        InputError: the extra `report` is not installed, or the folder cannot be made.
+    """
+    with needs("report", f"--report {folder}"):
+        import plotly  # noqa: F401
+
+    import verify.report.html
+    import verify.report.markdown  # noqa: F401
+
+    make_folder(folder)
 
 
 def write_diff_report(result: DiffResult, folder: Path) -> list[Path]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from effdet_model.extras import needs
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -34,7 +36,8 @@ class Point:
 
 def base_figure(x_title: str, y_title: str) -> go.Figure:
     """An empty figure in the reports' style."""
-    import plotly.graph_objects as go
+    with needs("report", "plots of a report"):
+        import plotly.graph_objects as go
 
     axis = {
         "gridcolor": GRID, "linecolor": GRID, "zeroline": False, "tickcolor": GRID, "automargin": True,

@@ -9,12 +9,13 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
-from effdet_model.errors import InputError
+from effdet_model.extras import needs
 from porting.files import atomic_write
 from verify.report.blocks import Figure, Picture, Report
+
+with needs("report", "HTML report"):
+    import jinja2
+    from markupsafe import Markup
 
 _PLOTLY_SETTINGS = 'window.PlotlyConfig = {MathJaxConfig: "local"};'
 
@@ -60,12 +61,8 @@ def _sha256(script: str) -> str:
 
 @cache
 def _plotly_js() -> str:
-    try:
+    with needs("report", "HTML report"):
         from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "HTML report: expected plotly to be installed, found none; install it with pip install plotly."
-        ) from error
     return _as_script(get_plotlyjs())
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
+from effdet_model.extras import needs
 from porting.files import atomic_write
 from verify.report.blocks import Column, Report
+
+with needs("report", "Markdown report"):
+    import jinja2
+    from markupsafe import Markup
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
 
