@@ -84,8 +84,9 @@ def convert(
     if weights is not None:
         raise click.UsageError("--weights goes with --to tf; name the TensorFlow checkpoint with --checkpoint.")
     from porting.convert import convert as run
-    from porting.official.obtain import obtain
-    from porting.show import conversion_json, conversion_summary, progress
+    from porting.official.show import obtain
+    from porting.progress import progress
+    from porting.show import conversion_json, conversion_summary
 
     found = obtain(variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
     with progress("converting") as report:
@@ -103,8 +104,9 @@ def _to_tensorflow(
     variant: str, weights: Path | None, output: Path | None, hparams: str | None, allow_nonfinite: bool, as_json: bool
 ) -> None:
     from effdet_model.hparams import parse_hparams
+    from porting.progress import progress
     from porting.reverse import to_tensorflow
-    from porting.show import progress, reverse_summary
+    from porting.show import reverse_summary
 
     if weights is None or output is None:
         raise click.UsageError("--to tf needs --weights FILE and --output DIR or FILE.h5.")
@@ -126,7 +128,7 @@ def inspect(path: Path, as_json: bool) -> None:
     """Say what a checkpoint, weight file or archive is, and what to type next."""
     from porting.inspect.run import inspect_file
     from porting.inspect.show import inspection_summary
-    from porting.show import progress
+    from porting.progress import progress
 
     with progress("inspecting") as report:
         found = inspect_file(path, report)
@@ -162,7 +164,8 @@ def mapping(variant: str, hparams: str | None, as_json: bool) -> None:
 @json_option
 def variants(as_json: bool) -> None:
     """List the released checkpoints, their published AP, and which are in the cache."""
-    from porting.official.catalog_table import variant_rows, variant_table
+    from porting.official.catalog_table import variant_rows
+    from porting.official.show import variant_table
     from porting.show import rows_json
 
     rows = variant_rows()
@@ -195,11 +198,13 @@ def diff(
 ) -> None:
     """Compare TensorFlow and PyTorch layer by layer on the same inputs."""
     from effdet_model.config import parse_image_size
-    from porting.official.obtain import obtain
-    from porting.show import status
+    from porting.official.show import obtain
+    from porting.progress import status
     from verify.diff.run import DiffOptions, run_diff
-    from verify.report import print_diff, write_diff_report
+    from verify.report import check_report, print_diff, write_diff_report
 
+    if report:
+        check_report(report)
     found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
     size = parse_image_size(image_size) if image_size else None
     options = DiffOptions(size, images, noise_seeds, overrides=found.overrides, **how)
@@ -243,11 +248,13 @@ def diff(
 def evaluate(hparams: str | None, as_json: bool, **how: Any) -> None:
     """COCO evaluation of ported weights; also under torchrun, which splits the images."""
     from effdet_model.hparams import parse_hparams
+    from porting.progress import progress
     from verify.evaluation.run import EvaluateOptions
     from verify.evaluation.run import evaluate as run
     from verify.evaluation.show import print_evaluation
 
-    result = run(EvaluateOptions(**how, overrides=parse_hparams(hparams).fields))
+    with progress("evaluating", "images") as shown:
+        result = run(EvaluateOptions(**how, overrides=parse_hparams(hparams).fields, progress=shown))
     if result is None:
         return
     if as_json:
@@ -278,13 +285,20 @@ def parity(
     offline: bool, report: Path | None, as_json: bool, **how: Any,
 ) -> None:
     """Hold the detections of both frameworks against each other, from files to metrics."""
-    from porting.official.obtain import obtain
+    from porting.official.show import obtain
+    from porting.progress import progress
     from verify.parity.run import ParityOptions
     from verify.parity.run import parity as run
+    from verify.report import check_report
     from verify.report.parity import print_parity, write_parity_report
 
+    if report:
+        check_report(report)
     found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
-    result = run(ParityOptions(found.path, variant=variant, family=family, overrides=found.hparams, **how))
+    with progress("comparing", "images") as shown:
+        result = run(
+            ParityOptions(found.path, variant=variant, family=family, overrides=found.hparams, progress=shown, **how)
+        )
     pages = write_parity_report(result, report) if report else []
     if as_json:
         _print_json(result.to_json())
@@ -316,9 +330,9 @@ def detect(hparams: str | None, as_json: bool, **how: Any) -> None:
     from detect.run import DetectOptions
     from detect.run import detect as run
     from effdet_model.hparams import parse_hparams
-    from porting.show import progress
+    from porting.progress import progress
 
-    with progress("detecting") as report:
+    with progress("detecting", "images") as report:
         found = run(DetectOptions(**how, overrides=parse_hparams(hparams).fields), report)
     if as_json:
         _print_json(found.to_json())
@@ -348,13 +362,16 @@ def release(
 ) -> None:
     """Convert, verify, and make what one uploads: hashed names, checksums, model cards."""
     from effdet_model.config import parse_image_size
+    from porting.progress import progress
     from release.publish import push_to_hub as push
     from release.run import ReleaseOptions, released_variants, run_release
 
     options = ReleaseOptions(image_size=parse_image_size(image_size) if image_size else None, **how)
     chosen = released_variants(names, every, options)
     click.echo(f"releasing {', '.join(chosen)}")
-    made = run_release(chosen, output, work or output.with_name(f"{output.name}-work"), options, say=click.echo)
+    place = work or output.with_name(f"{output.name}-work")
+    with progress("downloading", "bytes") as shown:
+        made = run_release(chosen, output, place, options, say=click.echo, progress=shown)
     click.echo(f"{made.folder}: {len(made.files)} files and SHA256SUMS")
     if push_to_hub:
         click.echo(push(made.folder, push_to_hub, private=private))

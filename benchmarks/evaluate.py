@@ -76,7 +76,7 @@ def prepare(root: Path, variant: str, images: int) -> Path:
 def evaluate_way(root: Path, weights: Path, batch_size: int, workers: int) -> Callable[[], float]:
     """This project's `evaluate`, as the command line runs it."""
     options = EvaluateOptions(
-        weights=weights, coco=root, device="cpu", batch_size=batch_size, workers=workers, progress=False,
+        weights=weights, coco=root, device="cpu", batch_size=batch_size, workers=workers,
         detections=root / "detections.json",
     )  # fmt: skip
 

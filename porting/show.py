@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable
-from porting.convert import Progress, Written
+from porting.convert import Written
 
 if TYPE_CHECKING:
     from porting.reverse import ReverseWritten
@@ -92,27 +89,6 @@ def mapping_rich_table(table: MappingTable) -> Table:
     return shown
 
 
-@contextlib.contextmanager
-def progress(label: str) -> Iterator[Progress]:
-    """A bar on the terminal (nothing elsewhere) for a function that reports (done, total)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Bar(*columns, transient=True, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def rows_json(rows: Iterable[Any]) -> list[dict[str, Any]]:
     """Dataclass rows of a table as plain data."""
     return [dataclasses.asdict(row) for row in rows]
-
-
-@contextlib.contextmanager
-def status(label: str) -> Iterator[Callable[..., None]]:
-    """A line on the terminal (nothing elsewhere) that shows what is being worked on: call it with any words."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda *words: None
-        return
-    with console.status(label) as line:
-        yield lambda *words: line.update(Text(" ".join([label, *(w for w in words if isinstance(w, str))])))

@@ -12,10 +12,10 @@ from effdet_model.errors import CheckFailedError, InputError
 from effdet_model.variants import OFFICIAL_VARIANTS, canonical_variant
 from porting.convert import convert
 from porting.files import atomic_write
-from porting.official.cache import cache_state
+from porting.official.cache import cache_state, public_url
 from porting.official.catalog import find
 from porting.official.download import offered
-from porting.official.http import is_http
+from porting.official.http import Progress, is_http
 from porting.official.obtain import Obtained, obtain
 from porting.weights.files import file_sha256
 from release.build import Release, ReleaseItem, make_release
@@ -85,8 +85,8 @@ def released_variants(names: Sequence[str], every: bool, options: ReleaseOptions
         )
     if not chosen:
         raise InputError(
-            f"release: expected checkpoints in the mirror {options.mirror}, found none; they must lie there as in the "
-            "official place, e.g. coco2/efficientdet-d0.tar.gz."
+            f"release: expected checkpoints in the mirror {public_url(options.mirror or '')}, found none; they must "
+            "lie there as in the official place, e.g. coco2/efficientdet-d0.tar.gz."
         )
     return chosen
 
@@ -100,6 +100,7 @@ def run_release(
     diff: Verification | None = None,
     parity: Verification | None = None,
     say: Say = lambda text: None,
+    progress: Progress | None = None,
 ) -> Release:
     """Convert, verify and release variants.
 
@@ -108,6 +109,7 @@ def run_release(
 
     Args:
         diff, parity: how to compare; `layer_diff` and `detection_parity` by default.
+        say: called with each step done. progress: of downloads, called with (bytes there, bytes in all or None).
 
     Raises:
         CheckFailedError: a verification failed; no release is written then.
@@ -120,8 +122,9 @@ def run_release(
         folder = Path(work) / variant
         folder.mkdir(parents=True, exist_ok=True)
         found = obtain(
-            variant, options.checkpoint, family=options.family, mirror=options.mirror, offline=options.offline
-        )
+            variant, options.checkpoint, family=options.family, mirror=options.mirror, offline=options.offline,
+            progress=progress,
+        )  # fmt: skip
         weights = folder / f"{variant}.pth"
         written = convert(found.path, weights, found.variant, overrides=found.overrides, origin=found.origin)
         checkpoint_sha256 = written.conversion.metadata["source"]["sha256"]
@@ -163,7 +166,7 @@ def detection_parity(found: Obtained, weights: Path, options: ReleaseOptions) ->
         draw_dataset(weights.parent, options.drawn_images)
     settings = ParityOptions(
         found.path, weights, found.variant, images=images, annotations=options.annotations, coco=options.coco,
-        image_size=options.image_size, as_published=bool(found.origin), pictures=0, progress=False,
+        image_size=options.image_size, as_published=bool(found.origin), pictures=0,
     )  # fmt: skip
     return parity(settings)
 

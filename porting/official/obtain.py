@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effdet_model.errors import InputError
 from effdet_model.hparams import parse_hparams
 from porting.official.catalog import CatalogEntry, catalog, config_overrides, find
 from porting.recognise.identify import AUTO
+
+if TYPE_CHECKING:
+    from porting.official.http import Progress
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def obtain(
     hparams: str | None = None,
     mirror: str | None = None,
     offline: bool = False,
+    progress: Progress | None = None,
 ) -> Obtained:
     """The checkpoint that a command line means; downloads what is not here.
 
@@ -50,7 +54,7 @@ def obtain(
         checkpoint: a path or URL; None: the official checkpoint of the variant.
         family: an official family; with a path: the file is that family's release.
         hparams: what google/automl's --hparams takes.
-        mirror, offline: see `porting.official.download.fetch`.
+        mirror, offline, progress: see `porting.official.download.fetch`.
 
     Raises:
         InputError: nothing there, or the names do not fit together.
@@ -71,12 +75,9 @@ def obtain(
     if checkpoint is None or is_url:
         wanted = checkpoint or entry
         assert wanted is not None
-        name = wanted.path if isinstance(wanted, CatalogEntry) else wanted.rsplit("/", 1)[-1]
-        from porting.official.catalog_table import progress_bar
         from porting.official.download import fetch
 
-        with progress_bar(name) as progress:
-            path = fetch(wanted, mirror=mirror, offline=offline, progress=progress)
+        path = fetch(wanted, mirror=mirror, offline=offline, progress=progress)
     else:
         path = Path(checkpoint)
     if entry is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from effdet_model.errors import InputError
 from effdet_model.extras import EXTRAS, install_line, needs

@@ -29,7 +29,7 @@ INNER_FLOORS = {
         {"weights"},
         {"accounting", "recognise"},
         {"checkpoint"},
-        {"files", "version"},
+        {"crc32c", "files", "progress", "version"},
     ),
 }
 """The same inside the large rooms."""

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from porting.official.cache import cached_path, part_path
 from porting.official.catalog import find
-from porting.official.catalog_table import progress_bar, variant_rows, variant_table
+from porting.official.catalog_table import variant_rows
+from porting.official.show import variant_table
 
 
 def test_rows_show_the_cache(tmp_path: Path) -> None:
@@ -40,9 +41,3 @@ def test_table_for_the_terminal(tmp_path: Path, width: int) -> None:
     for text in ("d0", "coco2", "512", "34.3", "34.6", "3.9M", "numpy_gaussian"):
         assert text in line
     assert any("d3_softnms" in line for line in lines)
-
-
-def test_progress_bar_takes_unknown_sizes() -> None:
-    with progress_bar("efficientdet-d0.tar.gz") as show:
-        show(10, None)
-        show(20, 20)

@@ -56,7 +56,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def options(weights: Path, drawn: Path) -> EvaluateOptions:
     return EvaluateOptions(
-        weights=weights, images=drawn / "images", annotations=drawn / "instances.json", batch_size=2, progress=False
+        weights=weights, images=drawn / "images", annotations=drawn / "instances.json", batch_size=2
     )
 
 
@@ -271,7 +271,7 @@ def test_coco_layout_and_test_split(
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     del content["annotations"]
     (tmp_path / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
-    options = EvaluateOptions(weights=weights, coco=tmp_path, limit=3, progress=False)
+    options = EvaluateOptions(weights=weights, coco=tmp_path, limit=3)
     assert run(options).images == 3
     monkeypatch.chdir(tmp_path)
     result = run(options, split="test-dev2017")
@@ -339,7 +339,7 @@ def test_official_metrics_and_detections_of_a_trained_model(
     result = run(
         EvaluateOptions(
             weights=trained, images=shapes / "images", annotations=shapes / "instances.json", nms=profile,
-            detections=tmp_path / "d.json", progress=False,
+            detections=tmp_path / "d.json",
         )
     )  # fmt: skip
     official = json.loads((shapes / "official" / "metrics.json").read_text())[mode]

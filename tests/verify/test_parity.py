@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(folder: Path) -> ParityOptions:
     return ParityOptions(
         checkpoint=folder / "checkpoint" / "model", weights=folder / "d0.pth", images=folder / "images",
-        annotations=folder / "instances.json", progress=False,
+        annotations=folder / "instances.json",
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_official_detections_agree_on_a_trained_model(shared: Path, tmp_path: Pa
     result = parity(
         ParityOptions(
             checkpoint=shapes / "checkpoint" / "model", weights=tmp_path / "d0.pth", images=shapes / "images",
-            annotations=shapes / "instances.json", progress=False, limit=20,
+            annotations=shapes / "instances.json", limit=20,
         )
     )  # fmt: skip
     assert result.passed, result.failures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from verify.evaluation.ranks import Ranks
 
 WORK_SUFFIX = ".work.jsonl"
 
+Progress = Callable[[int, int], None]
+"""Called with (images done, how many there are)."""
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -44,6 +47,7 @@ class EvaluateOptions:
         resume: continue where an earlier run with the same settings ended.
         skip_bad_images: leave out, and count, what cannot be used, instead of refusing it.
         evaluator: engine of the metrics. limit: only the first so many images.
+        progress: called with (images done, how many there are), under torchrun in the first process.
         overrides: config fields, e.g. parsed from --hparams.
     """
 
@@ -69,7 +73,7 @@ class EvaluateOptions:
     skip_bad_images: bool = False
     evaluator: str = "pycocotools"
     limit: int | None = None
-    progress: bool = True
+    progress: Progress | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -18,7 +18,6 @@ from verify.evaluation.coco import CocoDataset, ImageRecord
 from verify.evaluation.job import EvaluateOptions, Job, prepare
 from verify.evaluation.loading import Batch, batches
 from verify.evaluation.metrics import coco_metrics
-from verify.evaluation.progress import image_progress
 from verify.evaluation.published import published_verdict
 from verify.evaluation.ranks import Ranks, ranks
 from verify.evaluation.result import EvaluationResult, SkippedImage
@@ -47,11 +46,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult | None:
         started = time.monotonic()
         with _opened_store(job, rank) as store:
             resumed = _shared_results(store, rank)
-            with image_progress(len(job.dataset.images), options.progress and rank.is_first) as advance:
-                advance(len(resumed))
-                for results in _detect_all(job, rank, set(resumed)):
-                    store.append(results)
-                    advance(len(results) * rank.world)
+            done, total = len(resumed), len(job.dataset.images)
+            for results in _detect_all(job, rank, set(resumed)):
+                store.append(results)
+                done = min(done + len(results) * rank.world, total)
+                if options.progress and rank.is_first:
+                    options.progress(done, total)
             plain = rank.gather([result.to_plain() for result in store.results.values()])
             if not rank.is_first:
                 rank.wait()

@@ -20,8 +20,7 @@ from verify.evaluation.coco import (
     load_coco_layout,
     load_folder,
 )
-from verify.evaluation.metrics import CocoMetrics, coco_metrics
-from verify.evaluation.progress import image_progress
+from verify.evaluation.metrics import CocoMetrics, check_evaluator, coco_metrics
 from verify.evaluation.published import Era, era_of, published_verdict
 from verify.evaluation.result import SkippedImage
 from verify.evaluation.store import ImageResult
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from effdet_model.efficientdet import EfficientDet
     from effdet_model.nms_profiles import NmsProfile
     from porting.checkpoint.sources import Source
+    from verify.evaluation.job import Progress
     from verify.parity.stages import Ladder
 
 TODAY = "today's google/automl (anchors by ratio since 2020-09-10)"
@@ -52,6 +52,7 @@ class ParityOptions:
         as_published: anchors and suppression of the day on which the weights' `family` was published.
         variables: "ema" or "raw"; "auto": what the weights were made of, as their metadata says.
         limit: only the first so many images. pictures: how many of the worst to draw.
+        progress: called with (images done, how many there are).
         overrides: config fields, e.g. parsed from --hparams.
     """
 
@@ -70,7 +71,7 @@ class ParityOptions:
     limit: int | None = None
     skip_bad_images: bool = False
     pictures: int = 6
-    progress: bool = True
+    progress: Progress | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,6 +83,7 @@ def parity(options: ParityOptions) -> ParityResult:
             TensorFlow is missing or fails.
     """
     started = time.perf_counter()
+    check_evaluator()
     with ReferenceProcess("pipeline") as reference:
         from effdet_model.weights import read_metadata
         from porting.checkpoint.sources import open_source
@@ -182,10 +184,10 @@ class _Run:
 
     def all_images(self) -> None:
         """Every image of the dataset."""
-        with image_progress(len(self.dataset.images), self.options.progress) as advance:
-            for image in self.dataset.images:
-                self._one_image(image)
-                advance(1)
+        for done, image in enumerate(self.dataset.images, 1):
+            self._one_image(image)
+            if self.options.progress:
+                self.options.progress(done, len(self.dataset.images))
         if not self.agreements:
             reason = self.skipped[0].reason if self.skipped else "none"
             raise InputError(f"dataset: expected at least one image that can be used; first reason: {reason}")
