@@ -127,8 +127,9 @@ class EfficientDetConfig:
     def replace(self, **overrides: Any) -> EfficientDetConfig:
         """A copy with some fields changed.
 
-        Lists become tuples, one image size becomes (size, size), `nms_configs` are merged;
-        another `norm_layer` gets its own defaults where `norm_kwargs` are not given.
+        Lists become tuples, one image size becomes (size, size), `nms_configs` are merged, and so are
+        `backbone_args` unless the backbone changes: arguments of one are not passed on to another. Another
+        `norm_layer` gets its own defaults where `norm_kwargs` are not given.
 
         Raises:
             InputError: a field does not exist or has a value that makes no model.
@@ -141,6 +142,10 @@ class EfficientDetConfig:
             changes[key] = _normalised(key, value)
             if key == "nms_configs":
                 changes[key] = {**self.nms_configs, **changes[key]}
+        if changes.get("backbone_name", self.backbone_name) != self.backbone_name:
+            changes.setdefault("backbone_args", {})
+        elif "backbone_args" in changes:
+            changes["backbone_args"] = {**self.backbone_args, **changes["backbone_args"]}
         if "norm_layer" in changes and "norm_kwargs" not in changes and changes["norm_layer"] != self.norm_layer:
             changes["norm_kwargs"] = {}
         return dataclasses.replace(self, **changes)

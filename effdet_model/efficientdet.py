@@ -7,22 +7,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import timm
 import torch
-from timm.layers import get_act_layer
 from torch import Tensor, nn
 
+from effdet_model.backbone import channels_first, create_backbone
 from effdet_model.bifpn import BiFpn, Observe
 from effdet_model.config import EfficientDetConfig
-from effdet_model.errors import InputError
 from effdet_model.heads import HeadNet
-from effdet_model.layers import timm_activation_name
 
 Observer = Callable[[str, Tensor], Tensor | None]
 """Called with a layer's stable name and its output [N, C, h, w]; a tensor returned takes the output's place."""
-
-_BACKBONE_LEVELS = 5
-_BACKBONE_ACTIVATION = {True: "relu6", False: "silu"}
 
 
 class EfficientDet(nn.Module):
@@ -65,7 +59,7 @@ class EfficientDet(nn.Module):
         sizes = self.config.feature_sizes((height, width))
         replacing = _replacing(observe) if observe else None
         backbone = _observed_backbone(self.backbone, replacing) if replacing else self.backbone
-        feats = backbone(images)
+        feats = channels_first(self.backbone, backbone(images))
         feats = self.fpn(feats, sizes, replacing)
         return self.class_net(feats, replacing), self.box_net(feats, replacing)
 
@@ -120,59 +114,6 @@ def _view(module: nn.Module, replaced: Mapping[str, nn.Module | None]) -> nn.Mod
     view = copy.copy(module)
     view._modules = {**module._modules, **replaced}
     return view
-
-
-def create_backbone(config: EfficientDetConfig, pretrained: bool = False) -> nn.Module:
-    """The timm feature extractor of a config: features of levels `min_level` to at most 5, finest first.
-
-    Raises:
-        InputError: timm has no such model, it extracts no features, or not those of the levels asked for.
-    """
-    levels = [level for level in config.levels if level <= _BACKBONE_LEVELS]
-    if not levels:
-        raise InputError(f"min_level: expected at most {_BACKBONE_LEVELS}, found {config.min_level}.")
-    name, arguments = _timm_backbone(config)
-    if config.backbone_indices is not None:
-        return _features(name, config.backbone_indices, pretrained, arguments)
-    if "efficientnet" not in name:
-        with torch.device("meta"):
-            info: Any = _features(name, None, False, arguments).feature_info
-        reductions = list(info.reduction())
-        indices = [
-            max((i for i, r in enumerate(reductions) if r == 2**level), default=-1) for level in levels
-        ]
-        if -1 in indices:
-            raise InputError(
-                f"backbone {name}: expected features at strides {[2**level for level in levels]}, found "
-                f"{reductions}; choose min_level, max_level or backbone_indices to fit."
-            )
-        return _features(name, tuple(indices), pretrained, arguments)
-    return _features(name, tuple(level - 1 for level in levels), pretrained, arguments)
-
-
-def _timm_backbone(config: EfficientDetConfig) -> tuple[str, dict[str, Any]]:
-    arguments = dict(config.backbone_args)
-    name = config.backbone_name
-    if not name.startswith("efficientnet-"):
-        return name, arguments
-    default = _BACKBONE_ACTIVATION["lite" in name]
-    if timm_activation_name(config.act_type) != default:
-        arguments["act_layer"] = get_act_layer(timm_activation_name(config.act_type))
-    return "tf_" + name.replace("-", "_"), arguments
-
-
-def _features(
-    name: str, indices: tuple[int, ...] | None, pretrained: bool, arguments: dict[str, Any]
-) -> nn.Module:
-    if not timm.is_model(name):
-        raise InputError(f"backbone_name: expected a model of timm or google/automl, found {name!r}.")
-    chosen = {} if indices is None else {"out_indices": indices}
-    try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **chosen, **arguments)
-    except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
-        raise InputError(
-            f"backbone {name}: expected features {indices} from timm, found: {error}."
-        ) from error
 
 
 def _init_weights(module: nn.Module, name: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from effdet_model.config import EfficientDetConfig, parse_image_size
 from effdet_model.efficientdet import EfficientDet
@@ -40,11 +41,27 @@ def create_model(
         config = config.replace(image_size=parse_image_size(image_size))
     if weights is None:
         return EfficientDet(config, pretrained_backbone).eval()
-    with torch.device("meta"):
+    with _NoRandomValues():
         model = EfficientDet(config)
-    model = model.to_empty(device="cpu")
     load_into(model, read_state_dict(weights), weights)
     return model.eval()
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Leave parameters unset where a model would fill them with random numbers: a weight file fills them all.
+
+    Everything else is made as always: buffers that no file holds (blur kernels, position indices) are computed.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in _RANDOM and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+_RANDOM = (Tensor.normal_, Tensor.uniform_)
 
 
 def resolve_config(

@@ -25,7 +25,8 @@ def preprocess(image: Any, config: Any, image_size: tuple[int, int] | None = Non
     """(model input float32 [3, H, W], image scale) of a uint8 RGB image [h, w, 3], for a model's configuration.
 
     Boxes of the model's input times the image scale are boxes of the original image. `image_size` (height,
-    width) replaces the configuration's. Raises InputError for anything but uint8 [h, w, 3].
+    width) replaces the configuration's. A model of other than 3 channels (`backbone_args["in_chans"]`) gets images of
+    as many. Raises InputError for anything but uint8 [h, w, channels].
     """
     return prepare_image(
         image,
@@ -33,6 +34,7 @@ def preprocess(image: Any, config: Any, image_size: tuple[int, int] | None = Non
         config.mean_rgb,
         config.stddev_rgb,
         scale_range=bool(config.scale_range),
+        channels=int(config.backbone_args.get("in_chans", 3)),
     )
 
 
@@ -42,12 +44,13 @@ def prepare_image(
     mean_rgb: float | Sequence[float],
     stddev_rgb: float | Sequence[float],
     scale_range: bool = False,
+    channels: int = 3,
 ) -> tuple[Tensor, float]:
     """`preprocess` with explicit parameters; mean and deviation are one number or one per channel."""
-    pixels = _checked(image)
+    pixels = _checked(image, channels)
     scaled, scale = scaled_size(pixels.shape[:2], image_size)
     resized = resize_bilinear(normalize(pixels, mean_rgb, stddev_rgb), scaled)
-    padded = np.zeros((3, *image_size), np.float32)
+    padded = np.zeros((channels, *image_size), np.float32)
     padded[:, : scaled[0], : scaled[1]] = resized
     if scale_range:
         padded = padded * np.float32(2.0) / np.float32(255) - np.float32(1.0)
@@ -57,14 +60,15 @@ def prepare_image(
 def normalize(
     image: npt.NDArray[np.uint8], mean_rgb: float | Sequence[float], stddev_rgb: float | Sequence[float]
 ) -> Float32:
-    """(image - mean) / deviation as float32 [3, h, w] of a uint8 image [h, w, 3].
+    """(image - mean) / deviation as float32 [C, h, w] of a uint8 image [h, w, C].
 
     A table of the 256 values of every channel gives the same bits as the arithmetic on every pixel.
     """
     values = np.arange(256, dtype=np.float32)
-    mean = np.broadcast_to(np.asarray(mean_rgb, np.float32), (3,))
-    deviation = np.broadcast_to(np.asarray(stddev_rgb, np.float32), (3,))
-    planes = [np.take((values - mean[c]) / deviation[c], image[..., c]) for c in range(3)]
+    channels = image.shape[2]
+    mean = np.broadcast_to(np.asarray(mean_rgb, np.float32), (channels,))
+    deviation = np.broadcast_to(np.asarray(stddev_rgb, np.float32), (channels,))
+    planes = [np.take((values - mean[c]) / deviation[c], image[..., c]) for c in range(channels)]
     return np.stack(planes)
 
 
@@ -87,7 +91,7 @@ def scaled_size(original: tuple[int, int], image_size: tuple[int, int]) -> tuple
 
 
 def resize_bilinear(image: Float32, size: tuple[int, int]) -> Float32:
-    """float32 [3, height, width] of the given size out of float32 [3, h, w], as tf.image.resize does it."""
+    """float32 [C, height, width] of the given size out of float32 [C, h, w], as tf.image.resize does it."""
     top_rows, bottom_rows, row_weights = _neighbours(image.shape[1], size[0])
     left, right, column_weights = _neighbours(image.shape[2], size[1])
     used, positions = np.unique(np.concatenate((top_rows, bottom_rows)), return_inverse=True)
@@ -115,11 +119,12 @@ def _neighbours(length: int, size: int) -> tuple[npt.NDArray[Any], npt.NDArray[A
     return lower, upper, position - floor
 
 
-def _checked(image: Any) -> npt.NDArray[np.uint8]:
+def _checked(image: Any, channels: int) -> npt.NDArray[np.uint8]:
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
+        order = " in RGB order" if channels == 3 else ""
         raise InputError(
-            f"image: expected uint8 [height, width, 3] in RGB order, found {pixels.dtype} {list(pixels.shape)}; "
+            f"image: expected uint8 [height, width, {channels}]{order}, found {pixels.dtype} {list(pixels.shape)}; "
             "convert it, or pass a path and let decode_image read it."
         )
     return pixels

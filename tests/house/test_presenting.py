@@ -13,7 +13,8 @@ PRESENTING = ("cli.py", "demo/run.py", "mappings/committed.py", "porting/progres
 
 def presents(name: str) -> bool:
     """Whether a file is there to show something."""
-    return name in PRESENTING or name.endswith("/show.py") or name.startswith(("verify/report/", "tests/", "benchmarks/"))
+    rooms = ("verify/report/", "tests/", "benchmarks/")
+    return name in PRESENTING or name.endswith("/show.py") or name.startswith(rooms)
 
 
 def talks(text: str) -> set[str]:
