@@ -71,7 +71,8 @@ def test_one_model_of_each_family(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnetblur50", "swin_tiny_patch4_window7_224", "tiny_vit_5m_224", "test_coatnet", "dla34", "test_mambaout"]
+    "name",
+    ["resnetblur50", "swin_tiny_patch4_window7_224", "tiny_vit_5m_224", "test_coatnet", "dla34", "test_mambaout"],
 )
 def test_what_no_file_holds_is_made_all_the_same(name: str, tmp_path: Path) -> None:
     """Blur kernels, position indices, attention masks; features [N, h, w, C]; a default that leaves a stride out."""
