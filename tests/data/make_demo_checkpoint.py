@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from demo.resources import ANNOTATIONS, ARCHIVE, DATA, IMAGES, VARIANT
-from demo.synthetic import EMA
+from porting.checkpoint.dialects import EMA_SUFFIX
 from porting.checkpoint.sources import Source, open_source
 from porting.checkpoint.write_tensorbundle import write_checkpoint
 
@@ -40,7 +40,7 @@ def averages(source: Source) -> Iterator[tuple[str, np.ndarray]]:
     """The moving average of every variable, rounded, under its name in a training checkpoint; and the step."""
     yield "global_step", np.asarray(6423, np.int64)
     for name in sorted(source.variables):
-        yield name + EMA, rounded_to_bfloat16(source.read(name, "ema"))
+        yield name + EMA_SUFFIX, rounded_to_bfloat16(source.read(name, "ema"))
 
 
 def write_archive(files: list[Path], target: Path) -> None:
