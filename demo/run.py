@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -63,6 +66,11 @@ def run_demo(output: Path, console: Console) -> bool:
         InputError: the folder cannot be written to, the installation lacks the demo's data, or TensorFlow is missing.
     """
     _check(output)
+    with _one_thread():
+        return _run(output, console)
+
+
+def _run(output: Path, console: Console) -> bool:
     console.rule("1. A trained checkpoint in the official layout")
     console.print(Text(f"{ARCHIVE}: efficientdet-{VARIANT}, trained by google/automl's code on pictures of shapes"))
     console.rule("2. convert")
@@ -98,6 +106,17 @@ def _check(output: Path) -> None:
         (output / "pictures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {output}: expected a folder that can be made, found: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Pictures of 128 x 128 gain nothing from more; on a busy machine, threads that wait for each other took 50 s."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _diff(weights: Path) -> DiffResult:
