@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from effdet_model.errors import InputError, unknown_name
-from effdet_model.fpn_graph import WEIGHT_METHODS, FpnGraph, build_fpn_graph, feature_sizes
+from effdet_model.config_fields import ACTIVATIONS as ACTIVATIONS
+from effdet_model.config_fields import MAX_ANCHORS, MAX_CLASS_OUTPUTS, MAX_LEVEL, MAX_PARAMETERS, read_field
+from effdet_model.config_fields import parse_image_size as parse_image_size
+from effdet_model.errors import InputError, shown, unknown_name
+from effdet_model.fpn_graph import FpnGraph, build_fpn_graph, feature_sizes
+from effdet_model.labels import read_label_file
 from effdet_model.nms_profiles import DEFAULT_NMS_CONFIGS
 
 AspectRatio = float | tuple[float, float]
@@ -23,12 +26,9 @@ ASPECT_RATIOS = (1.0, 2.0, 0.5)
 ASPECT_RATIO_PAIRS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 """Anchor (width, height) factors of the official code until 2020-09-10."""
 
-ACTIVATIONS = ("silu", "swish", "swish_native", "hswish", "relu", "relu6", "mish", "leaky_relu")
-
-
 @dataclass(frozen=True)
 class EfficientDetConfig:
-    """One EfficientDet, its anchors and its preprocessing.
+    """One EfficientDet, its anchors and its preprocessing. Types and ranges of the fields: `config_fields.FIELDS`.
 
     Fields that google/automl's `hparams_config.py` (6a54c87) also has carry its names and meaning; the
     rest (from `pad_type` on) are choices that only the PyTorch side has, with effdet's meaning.
@@ -82,7 +82,9 @@ class EfficientDetConfig:
     """timm feature indices of levels `min_level`, `min_level` + 1, ...; None: level - 1, as for EfficientNet."""
 
     def __post_init__(self) -> None:
-        _validate(self)
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, read_field(name, getattr(self, name)))
+        _check_together(self)
 
     @property
     def num_levels(self) -> int:
@@ -127,19 +129,18 @@ class EfficientDetConfig:
     def replace(self, **overrides: Any) -> EfficientDetConfig:
         """A copy with some fields changed.
 
-        Lists become tuples, one image size becomes (size, size), `nms_configs` are merged, and so are
-        `backbone_args` unless the backbone changes: arguments of one are not passed on to another. Another
+        Lists become tuples, one image size becomes (size, size), a `label_map` file is read, `nms_configs` are merged,
+        and so are `backbone_args` unless the backbone changes: arguments of one are not passed on to another. Another
         `norm_layer` gets its own defaults where `norm_kwargs` are not given.
 
         Raises:
             InputError: a field does not exist or has a value that makes no model.
         """
-        known = {f.name for f in dataclasses.fields(self)}
         changes: dict[str, Any] = {}
         for key, value in overrides.items():
-            if key not in known:
-                raise unknown_name("config field", key, known)
-            changes[key] = _normalised(key, value)
+            if key not in self.__dataclass_fields__:
+                raise unknown_name("config field", key, self.__dataclass_fields__)
+            changes[key] = read_field(key, read_label_file(value) if key == "label_map" else value)
             if key == "nms_configs":
                 changes[key] = {**self.nms_configs, **changes[key]}
         if changes.get("backbone_name", self.backbone_name) != self.backbone_name:
@@ -155,60 +156,30 @@ class EfficientDetConfig:
         return _plain(dataclasses.asdict(self))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EfficientDetConfig:
-        """The config that `to_dict` wrote.
+    def from_dict(cls, values: Any, source: str = "config ") -> EfficientDetConfig:
+        """The config that `to_dict` wrote. Nothing is read or fetched that the values may name.
+
+        Args:
+            source: what messages begin with, before the field's name.
 
         Raises:
-            InputError: a field is unknown or missing, or makes no model.
+            InputError: no mapping, a field is unknown or missing, or makes no model.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping):
+            raise InputError(f"{source.rstrip()}: expected config fields with their values, found {shown(values)}.")
         for key in values:
-            if key not in known:
-                raise unknown_name("config field", key, known)
+            if key not in cls.__dataclass_fields__:
+                raise unknown_name(f"{source}field", key, cls.__dataclass_fields__)
         missing = {"name", "backbone_name"} - set(values)
         if missing:
-            raise InputError(f"config lacks {', '.join(sorted(missing))}; found {', '.join(sorted(values))}.")
-        return cls(**{key: _normalised(key, value) for key, value in values.items()})
-
-
-def parse_image_size(value: Any, order: str = "hw") -> tuple[int, int]:
-    """(height, width) from an int, a pair, or text like "512" or "640x384".
-
-    Args:
-        value: the size; a pair is always (height, width).
-        order: how text is read: "hw" as HEIGHTxWIDTH (this project), "wh" as WIDTHxHEIGHT (google/automl).
-
-    Raises:
-        InputError: the value is no size of at least 1 x 1.
-    """
-    parts: Sequence[Any]
-    if isinstance(value, str):
-        parts = value.lower().split("x")
-        parts = parts[::-1] if order == "wh" else parts
-    elif isinstance(value, Sequence):
-        parts = value
-    else:
-        parts = [value]
-    try:
-        numbers = [int(part) for part in parts]
-    except (TypeError, ValueError):
-        numbers = []
-    if isinstance(value, bool) or len(numbers) not in (1, 2) or min(numbers) < 1:
-        form = "HEIGHTxWIDTH" if order == "hw" else "WIDTHxHEIGHT"
-        raise InputError(
-            f"image size: expected {form} or one number, found {value!r}; write e.g. 512 or 384x640."
-        )
-    return (numbers[0], numbers[-1])
-
-
-def _normalised(key: str, value: Any) -> Any:
-    if key == "image_size":
-        return parse_image_size(value)
-    if key == "aspect_ratios" and isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(tuple(map(float, v)) if isinstance(v, Sequence) else float(v) for v in value)
-    if isinstance(value, list):
-        return tuple(value)
-    return value
+            raise InputError(
+                f"{source}lacks {', '.join(sorted(missing))}; found {shown(sorted(values))}; the metadata is damaged."
+            )
+        checked = {key: read_field(key, value, source) for key, value in values.items()}
+        try:
+            return cls(**checked)
+        except InputError as error:
+            raise InputError(f"{source}{error}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -219,73 +190,56 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _validate(config: EfficientDetConfig) -> None:
-    """Refuse what makes no model, naming field, expectation and value."""
+def _check_together(config: EfficientDetConfig) -> None:
+    """Refuse fields that are sound alone and make no model together, or one beyond all bounds."""
 
     def check(good: bool, name: str, expected: str) -> None:
         if not good:
-            raise InputError(f"{name}: expected {expected}, found {getattr(config, name)!r}.")
+            raise InputError(f"{name}: expected {expected}, found {shown(getattr(config, name))}.")
 
-    for name in (
-        "num_classes",
-        "min_level",
-        "num_scales",
-        "box_class_repeats",
-        "fpn_cell_repeats",
-        "fpn_num_filters",
-    ):
-        value = getattr(config, name)
-        check(
-            isinstance(value, int) and not isinstance(value, bool) and value >= 1, name, "a whole number >= 1"
-        )
     check(
-        isinstance(config.max_level, int) and config.min_level <= config.max_level <= 12,
+        config.min_level <= config.max_level,
         "max_level",
-        f"a whole number from min_level ({config.min_level}) to 12",
+        f"a whole number from min_level ({config.min_level}) to {MAX_LEVEL}",
     )
-    check(
-        isinstance(config.aspect_ratios, tuple) and len(config.aspect_ratios) > 0, "aspect_ratios", "a list"
-    )
-    for ratio in config.aspect_ratios:
-        good = (
-            _is_number(ratio) and ratio > 0
-            if not isinstance(ratio, tuple)
-          
-            else (len(ratio) == 2 and all(_is_number(r) and r > 0 for r in ratio))
-        )
-        check(good, "aspect_ratios", "positive numbers (width / height) or pairs (width, height)")
     scales = config.anchor_scale if isinstance(config.anchor_scale, tuple) else (config.anchor_scale,)
     check(
-        all(_is_number(s) and s > 0 for s in scales) and len(scales) in (1, config.num_levels),
+        len(scales) in (1, config.num_levels),
         "anchor_scale",
         f"one positive number, or one per level ({config.num_levels})",
     )
+    channels = config.backbone_args.get("in_chans", 3)
     for name in ("mean_rgb", "stddev_rgb"):
         value = getattr(config, name)
-        values = value if isinstance(value, tuple) else (value,)
-        check(len(values) in (1, 3) and all(_is_number(v) for v in values), name, "one number or three")
+        count = len(value) if isinstance(value, tuple) else 1
+        check(count in (1, 3, channels), name, f"one number, or one for each of {channels} channels")
+    outputs = config.anchors_per_location * config.num_classes
     check(
-        config.act_type in ACTIVATIONS or _is_timm_activation(config.act_type),
-        "act_type",
-        f"one of {', '.join(ACTIVATIONS)}, or an activation of timm",
+        outputs <= MAX_CLASS_OUTPUTS,
+        "num_classes",
+        f"at most {MAX_CLASS_OUTPUTS // config.anchors_per_location} with {config.anchors_per_location} anchors per "
+        "location",
     )
+    places = sum(height * width for height, width in config.feature_sizes()[config.min_level :])
     check(
-        config.fpn_weight_method in (None, *WEIGHT_METHODS),
-        "fpn_weight_method",
-        f"one of {', '.join(WEIGHT_METHODS)}",
+        places * config.anchors_per_location <= MAX_ANCHORS,
+        "image_size",
+        f"a size with at most {MAX_ANCHORS} anchors ({config.anchors_per_location} per location from level "
+        f"{config.min_level} on)",
     )
-    check(config.pad_type in ("same", ""), "pad_type", '"same" or ""')
-    config.fpn_graph()
+    parameters = _rough_parameters(config, len(config.fpn_graph().nodes), outputs)
+    check(
+        parameters <= MAX_PARAMETERS,
+        "fpn_num_filters",
+        f"a number that gives BiFPN and heads less than {MAX_PARAMETERS // 10**6} million parameters (about "
+        f"{parameters // 10**6} million with fpn_cell_repeats {config.fpn_cell_repeats} and box_class_repeats "
+        f"{config.box_class_repeats})",
+    )
 
 
-def _is_timm_activation(name: str) -> bool:
-    from timm.layers import get_act_layer
-
-    try:
-        return get_act_layer(name) is not None
-    except (KeyError, AttributeError):
-        return False
+def _rough_parameters(config: EfficientDetConfig, nodes: int, class_outputs: int) -> int:
+    """Weights of the convolutions of BiFPN and heads, without those that bring the backbone's features in."""
+    filters = config.fpn_num_filters
+    area = 1 if config.separable_conv else 9
+    convolutions = config.fpn_cell_repeats * nodes + 2 * config.box_class_repeats
+    return area * filters * (convolutions * filters + class_outputs)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from effdet_model.errors import InputError, unknown_name
+from effdet_model.errors import InputError, shown, unknown_name
 
 WEIGHT_METHODS = ("fastattn", "attn", "sum", "channel_attn", "channel_fastattn")
 
@@ -85,8 +85,7 @@ def build_fpn_graph(
         return _user_graph(fpn_config, min_level, max_level, weight_method)
     base, _, suffix = (name or "bifpn").partition("_")
     if base not in _BUILDERS or (suffix and suffix not in _SUFFIXES):
-        known = [*_BUILDERS, *(f"{b}_{s}" for b in _BUILDERS for s in _SUFFIXES)]
-        raise unknown_name("fpn_name", str(name), known)
+        raise unknown_name("fpn_name", name, FPN_NAMES)
     method = weight_method or _SUFFIXES.get(suffix) or "fastattn"
     rows, order = _BUILDERS[base](min_level, max_level)
     effdet_quad_row = base == "qufpn" and suffix and not weight_method
@@ -166,6 +165,9 @@ def _qufpn(low: int, high: int) -> tuple[list[Row], list[int]]:
 
 _BUILDERS = {"bifpn": _bifpn, "qufpn": _qufpn, "pan": _pan}
 
+FPN_NAMES = (*_BUILDERS, *(f"{base}_{suffix}" for base in _BUILDERS for suffix in _SUFFIXES))
+"""Names of graphs, without a way to weigh inputs and with one."""
+
 
 def _user_graph(
     config: Mapping[str, Any], min_level: int, max_level: int, weight_method: str | None
@@ -173,9 +175,9 @@ def _user_graph(
     listed = config.get("nodes")
     unknown = set(config) - {"nodes", "weight_method", "quad_method"}
     if unknown:
-        raise unknown_name("fpn_config key", sorted(unknown)[0], ["nodes", "weight_method"])
+        raise unknown_name("fpn_config key", sorted(unknown, key=str)[0], ["nodes", "weight_method"])
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
-        raise InputError(f"fpn_config: expected a list of nodes under 'nodes', found {listed!r}.")
+        raise InputError(f"fpn_config: expected a list of nodes under 'nodes', found {shown(listed)}.")
     default = weight_method or "fastattn"
     for_all = config.get("weight_method")
     nodes = []
@@ -189,20 +191,20 @@ def _user_graph(
 def _user_node(entry: Any, index: int, available: int, low: int, high: int, default: str) -> FpnNode:
     where = f"fpn_config node {index}"
     if not isinstance(entry, Mapping):
-        raise InputError(f"{where}: expected feat_level and inputs_offsets, found {entry!r}.")
+        raise InputError(f"{where}: expected feat_level and inputs_offsets, found {shown(entry)}.")
     unknown = set(entry) - {"feat_level", "inputs_offsets", "weight_method"}
     if unknown:
         raise unknown_name(
-            f"key of {where}", sorted(unknown)[0], ["feat_level", "inputs_offsets", "weight_method"]
+            f"key of {where}", sorted(unknown, key=str)[0], ["feat_level", "inputs_offsets", "weight_method"]
         )
     level, offsets, method = entry.get("feat_level"), entry.get("inputs_offsets"), entry.get("weight_method")
     if not isinstance(level, int) or not low <= level <= high:
-        raise InputError(f"{where}: expected feat_level from {low} to {high}, found {level!r}.")
+        raise InputError(f"{where}: expected feat_level from {low} to {high}, found {shown(level)}.")
     good = isinstance(offsets, Sequence) and len(offsets) > 0 and not isinstance(offsets, str)
     if not good or not all(isinstance(o, int) and 0 <= o < available for o in offsets or ()):
         raise InputError(
             f"{where}: expected inputs_offsets from 0 to {available - 1} (features that exist so far), "
-            f"found {offsets!r}."
+            f"found {shown(offsets)}."
         )
     if (method or default) not in WEIGHT_METHODS:
         raise unknown_name(f"weight_method of {where}", str(method or default), WEIGHT_METHODS)

@@ -2,6 +2,7 @@
 
 Values are read as `hparams_config.py` (6a54c87) reads them: `true` and `false`, Python literals, else text;
 `*` separates the items of a list (aspect_ratios=1.0*2.0*0.5); image sizes as text are WIDTHxHEIGHT.
+A `config.yaml` that its trainer wrote is such a file too.
 """
 
 from __future__ import annotations
@@ -12,8 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effdet_model.config import parse_image_size
-from effdet_model.errors import InputError, unknown_name
+from effdet_model.config_fields import parse_image_size, read_field
+from effdet_model.errors import InputError, shown, unknown_name
+from effdet_model.field_types import number
+from effdet_model.labels import read_label_file
+from effdet_model.plain_data import read_yaml
+
+AUTO = "auto"
+"""In place of a file: the config.yaml in the checkpoint's folder."""
+MAX_TEXT = 1 << 16
 
 MODEL_HPARAMS = (
     "act_type",
@@ -46,16 +54,22 @@ MODEL_HPARAMS = (
 
 TRAINING_HPARAMS = (
     "alpha",
+    "augmix_params",
     "autoaugment_policy",
     "ckpt_var_scope",
     "clip_gradients_norm",
     "data_format",
     "dataset_type",
+    "debug",
     "delta",
+    "device",
     "drop_remainder",
+    "enable_ema",
     "first_lr_drop_epoch",
     "gamma",
     "grad_checkpoint",
+    "gradient_checkpointing",
+    "gradient_checkpointing_list",
     "grid_mask",
     "img_summary_steps",
     "input_rand_hflip",
@@ -78,10 +92,13 @@ TRAINING_HPARAMS = (
     "moving_average_decay",
     "name",
     "num_epochs",
+    "nvgpu_logging",
     "optimizer",
     "poly_lr_power",
     "positives_momentum",
+    "precision",
     "regenerate_source_id",
+    "resnet_depth",
     "sample_image",
     "save_freq",
     "second_lr_drop_epoch",
@@ -90,8 +107,17 @@ TRAINING_HPARAMS = (
     "skip_mismatch",
     "strategy",
     "target_size",
+    "tf_random_seed",
     "tflite_max_detections",
+    "train_scale_max",
+    "train_scale_min",
+    "use_augmix",
+    "use_bfloat16",
+    "use_horovod",
     "use_keras_model",
+    "use_native_resize_op",
+    "use_tpu",
+    "var_exclude_expr",
     "var_freeze_expr",
     "verbose",
     "weight_decay",
@@ -108,12 +134,21 @@ TRAINING_HPARAMS = (
     "num_shards",
     "profile",
     "steps_per_epoch",
+    "steps_per_execution",
     "testdev_dir",
     "val_json_file",
 )
-"""Keys that do not change what the network computes in inference (some are added by the official main.py)."""
+"""Keys that do not change what the network computes in inference (some are added by the official trainers, some
+are of older versions of the official code)."""
 
-_UNSUPPORTED_UNLESS = {"backbone_config": (None,), "heads": (["object_detection"], ("object_detection",))}
+RENAMED_HPARAMS = {"conv_bn_relu_pattern": "conv_bn_act_pattern", "label_id_mapping": "label_map"}
+"""Names of older versions of the official code, and today's."""
+
+_UNSUPPORTED_UNLESS: Mapping[str, tuple[Any, ...]] = {
+    "backbone_config": (None, {}),
+    "heads": (["object_detection"], ("object_detection",), "object_detection"),
+    "pooling_type": (None, "max"),
+}
 
 
 @dataclass(frozen=True)
@@ -121,12 +156,18 @@ class Hparams:
     """Parsed hyperparameters.
 
     Attributes:
-        fields: for `EfficientDetConfig.replace`.
+        fields: for `EfficientDetConfig.replace`; each of the right type and in range, a label map's file read.
         ignored: keys that only training reads.
+        moving_average_decay: of the training; 0.0 where it kept no averages, None where nothing was said.
+        name: the official model's name that a file gives, e.g. "efficientdet-d0".
+        source: the YAML file they were read from.
     """
 
     fields: Mapping[str, Any]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    moving_average_decay: float | None = None
+    name: str | None = None
+    source: Path | None = None
 
 
 def parse_hparams(text: str | None) -> Hparams:
@@ -136,60 +177,75 @@ def parse_hparams(text: str | None) -> Hparams:
         text: the path of a .yaml or .yml file, or `key=value,...`; empty or None: nothing.
 
     Raises:
-        InputError: unreadable, an unknown key (nearest names are given), or one that has no counterpart here.
+        InputError: unreadable, an unknown key (nearest names are given), a value of a wrong type or out of range, or a
+            key that has no counterpart here.
     """
     if not text:
-        return Hparams({}, ())
-    if text.endswith((".yaml", ".yml")) and "=" not in text:
-        values = _from_yaml(Path(text))
-    elif "=" in text:
-        values = _from_pairs(text)
-    else:
+        return Hparams({})
+    if text == AUTO:
         raise InputError(
-            f"--hparams: expected a .yaml file or key=value,key.sub=value, found {text!r}; e.g. num_classes=20."
+            "--hparams auto: expected --checkpoint with the folder or prefix of a local checkpoint, in whose folder the "
+            "config.yaml of its training lies; name the YAML file instead."
         )
-    return _to_fields(values)
+    if text.endswith((".yaml", ".yml")) and "=" not in text:
+        return _to_fields(_from_yaml(Path(text)), Path(text))
+    if "=" not in text or len(text) > MAX_TEXT:
+        raise InputError(
+            f"--hparams: expected a .yaml file or key=value,key.sub=value, found {shown(text)}; e.g. num_classes=20."
+        )
+    return _to_fields(_from_pairs(text))
 
 
-def _to_fields(values: Mapping[str, Any]) -> Hparams:
+def _to_fields(values: Mapping[str, Any], source: Path | None = None) -> Hparams:
     fields: dict[str, Any] = {}
     ignored = []
-    for key, value in values.items():
+    for given, value in values.items():
+        key = RENAMED_HPARAMS.get(given, given)
         if key in _UNSUPPORTED_UNLESS:
             if value not in _UNSUPPORTED_UNLESS[key]:
                 raise InputError(
-                    f"--hparams {key}: expected {_UNSUPPORTED_UNLESS[key][0]!r}, found {value!r}; models with "
+                    f"--hparams {key}: expected {_UNSUPPORTED_UNLESS[key][0]!r}, found {shown(value)}; models with "
                     f"another {key} cannot be ported."
                 )
         elif key in MODEL_HPARAMS:
-            fields[key] = parse_image_size(value, order="wh") if key == "image_size" else value
+            fields[key] = _checked(key, value, source)
         elif key in TRAINING_HPARAMS:
             ignored.append(key)
         else:
             raise unknown_name("hparams key", key, (*MODEL_HPARAMS, *TRAINING_HPARAMS, *_UNSUPPORTED_UNLESS))
-    if fields.get("act_type") == "srelu":
+    name = values.get("name")
+    return Hparams(fields, tuple(ignored), _decay(values), name if isinstance(name, str) else None, source)
+
+
+def _checked(key: str, value: Any, source: Path | None) -> Any:
+    if key == "image_size":
+        return parse_image_size(value, order="wh", where="--hparams image_size")
+    if key == "act_type" and value == "srelu":
         raise InputError(
             "--hparams act_type: expected an activation without variables of its own, found 'srelu'; such "
             "models cannot be ported."
         )
-    return Hparams(fields, tuple(ignored))
+    if key == "label_map":
+        return read_field(key, read_label_file(value, source.parent if source else None), "--hparams ")
+    read_field(key, value, "--hparams ")
+    return value
+
+
+def _decay(values: Mapping[str, Any]) -> float | None:
+    if "moving_average_decay" not in values:
+        return None
+    value = values["moving_average_decay"]
+    return float(number(0, 1).read(0.0 if value is None else value, "--hparams moving_average_decay"))
 
 
 def _from_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--hparams {path}: expected a YAML file, found: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--hparams {path}: expected YAML, found: {reason}.") from error
+    loaded = read_yaml(path, "--hparams", text_of="label_map")
     if loaded is None:
         return {}
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise InputError(
-            f"--hparams {path}: expected a mapping of names to values, found {type(loaded).__name__}."
+            f"--hparams {path}: expected a mapping of names to values, found {shown(loaded)}; write one `key: value` a "
+            "line."
         )
     return loaded
 
@@ -200,17 +256,16 @@ def _from_pairs(text: str) -> dict[str, Any]:
         key, separator, value = pair.partition("=")
         if not separator or "=" in value or not key.strip():
             raise InputError(
-                f"--hparams: expected key=value, found {pair!r} in {text!r}; separate list items by *, not by comma."
+                f"--hparams: expected key=value, found {shown(pair)} in {shown(text)}; separate list items by *, not by "
+                "comma."
             )
         *parents, leaf = key.strip().split(".")
         place = result
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise InputError(
-                    f"--hparams {key.strip()}: expected {parent} to hold keys, found a value as well."
-                )
-        place[leaf] = _list_or_value(value)
+                raise InputError(f"--hparams {key.strip():.100}: expected {parent:.100} to hold keys, found a value as well.")
+        place[leaf] = value if parents == ["label_map"] else _list_or_value(value)
     return result
 
 
@@ -223,5 +278,5 @@ def _value(text: str) -> Any:
         return text == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text

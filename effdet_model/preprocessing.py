@@ -66,6 +66,12 @@ def normalize(
     """
     values = np.arange(256, dtype=np.float32)
     channels = image.shape[2]
+    for name, given in (("mean_rgb", mean_rgb), ("stddev_rgb", stddev_rgb)):
+        if isinstance(given, Sequence) and len(given) not in (1, channels):
+            raise InputError(
+                f"{name}: expected one number, or one for each of the {channels} channels, found {len(given)} numbers; "
+                f"set {name}."
+            )
     mean = np.broadcast_to(np.asarray(mean_rgb, np.float32), (channels,))
     deviation = np.broadcast_to(np.asarray(stddev_rgb, np.float32), (channels,))
     planes = [np.take((values - mean[c]) / deviation[c], image[..., c]) for c in range(channels)]

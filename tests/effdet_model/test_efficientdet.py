@@ -142,7 +142,7 @@ def test_norm_layer_that_timm_does_not_have() -> None:
 
 def test_bad_fields_are_named() -> None:
     for overrides, message in (
-        ({"num_classes": 0}, "num_classes: expected a whole number >= 1, found 0"),
+        ({"num_classes": 0}, "num_classes: expected a whole number from 1 to 10000, found 0"),
         ({"aspect_ratios": [1.0, -2.0]}, "aspect_ratios: expected positive numbers"),
         ({"anchor_scale": [1.0, 2.0]}, r"anchor_scale: expected one positive number, or one per level \(5\)"),
         ({"fpn_weight_method": "max"}, "fpn_weight_method: expected one of fastattn"),

@@ -50,7 +50,7 @@ def test_yaml(tmp_path: Path) -> None:
         ("aspect_ratios=[1.0,2.0]", "separate list items by \\*"),
         ("nothing", "expected a .yaml file or key=value"),
         ("act_type=srelu", "expected an activation without variables of its own"),
-        ("image_size=axb", "image size: expected WIDTHxHEIGHT or one number, found 'axb'"),
+        ("image_size=axb", "--hparams image_size: expected WIDTHxHEIGHT or one number, found 'axb'"),
         ("/nowhere/h.yaml", "expected a YAML file, found: No such file"),
     ],
 )
