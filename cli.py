@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,11 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 
 
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -51,7 +57,8 @@ def source_options(command: Command) -> Command:
         click.option("--checkpoint", metavar="PATH|URL", help="Your own checkpoint: a folder, prefix, .index, "
                      ".tar.gz, .h5 or URL. Without it the official one is downloaded."),
         click.option("--family", help="Official family: coco2 (default), coco, coco640, advprop, lite."),
-        click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes."),
+        click.option("--hparams", metavar="YAML|k=v,...|auto",
+                     help="What google/automl's --hparams takes; auto: the config.yaml beside the checkpoint."),
         click.option("--mirror", metavar="URL", help="Take official files from here instead."),
         click.option("--offline", is_flag=True, help="Use no network."),
     )
@@ -92,6 +99,7 @@ def convert(
     with progress("converting") as report:
         written = run(
             found.path, output, found.variant, variables=variables, overrides=found.overrides,
+            moving_average_decay=found.moving_average_decay,
             allow_nonfinite=allow_nonfinite, origin=found.origin, progress=report,
         )
     if as_json:
@@ -386,6 +394,16 @@ def demo(output: Path) -> None:
     sys.exit(0 if run_demo(output, _console()) else EXIT_CHECK_FAILED)
 
 
+def _note_or_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+    """What was repaired in a file, as a note; other warnings as Python shows them."""
+    from effdet_model.errors import InputWarning
+
+    if issubclass(category, InputWarning):
+        _print_notes([str(message)])
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
+
+
 def main() -> None:
     """Run the command line; every known problem ends in one message and its exit code."""
     from effdet_model.errors import CheckFailedError, InputError
@@ -394,6 +412,7 @@ def main() -> None:
         raise SystemExit(EXIT_TERMINATED)
 
     signal.signal(signal.SIGTERM, terminate)
+    warnings.showwarning = _note_or_warning
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -26,6 +26,7 @@ ASPECT_RATIOS = (1.0, 2.0, 0.5)
 ASPECT_RATIO_PAIRS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 """Anchor (width, height) factors of the official code until 2020-09-10."""
 
+
 @dataclass(frozen=True)
 class EfficientDetConfig:
     """One EfficientDet, its anchors and its preprocessing. Types and ranges of the fields: `config_fields.FIELDS`.

@@ -28,9 +28,11 @@ from effdet_model.field_types import (
     one_or_list,
     positive,
     whole,
+    wrong_value,
 )
 from effdet_model.fpn_graph import FPN_NAMES, WEIGHT_METHODS
 from effdet_model.labels import LabelMap
+from effdet_model.nms_profiles import METHODS
 
 MAX_CLASSES = 10_000
 MAX_LEVEL = 12
@@ -46,12 +48,11 @@ MAX_INPUT_CHANNELS = 64
 MAX_ANCHORS = 50_000_000
 """Of one image."""
 MAX_PARAMETERS = 1_000_000_000
-"""Of BiFPN and heads; d7x has about 13 million there."""
+"""Of BiFPN and heads; d7x has 15 million there."""
 MAX_CLASS_OUTPUTS = 1_000_000
 """Channels of the class prediction: anchors per location x classes."""
 
 ACTIVATIONS = ("silu", "swish", "swish_native", "hswish", "relu", "relu6", "mish", "leaky_relu")
-NMS_METHODS = ("hard", "gaussian", "linear", "diou")
 OFFICIAL_BACKBONES = (
     *(f"efficientnet-b{number}" for number in range(9)),
     "efficientnet-l2",
@@ -143,7 +144,7 @@ _CHANNEL_VALUES = "one number, or one per channel (three for RGB),"
 
 NMS_CONFIGS = Keys(
     {
-        "method": Nullable(one_of(NMS_METHODS)),
+        "method": Nullable(one_of(METHODS["numpy"])),
         "iou_thresh": Nullable(number(0, 1)),
         "score_thresh": Nullable(number(0, 1)),
         "sigma": Nullable(number(0, 100)),
@@ -273,9 +274,6 @@ def read_field(name: str, value: Any, source: str = "") -> Any:
     """
     if name == "backbone_name" and isinstance(value, str) and value.startswith("efficientnet-"):
         if value not in OFFICIAL_BACKBONES:
-            close = ", ".join(nearest(value, OFFICIAL_BACKBONES))
-            raise InputError(
-                f"{source}backbone_name: expected a backbone of google/automl such as {close or 'efficientnet-b0'}, found "
-                f"{shown(value)}; correct it or leave it out."
-            )
+            close = ", ".join(nearest(value, OFFICIAL_BACKBONES)) or OFFICIAL_BACKBONES[0]
+            raise wrong_value(f"{source}backbone_name", f"a backbone of google/automl such as {close}", value)
     return FIELDS[name].read(value, f"{source}{name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from effdet_model.config import EfficientDetConfig, parse_image_size
 from effdet_model.efficientdet import EfficientDet
-from effdet_model.errors import InputError
+from effdet_model.errors import InputError, InputWarning
+from effdet_model.released_weights import assumed_anchors, released_weights
 from effdet_model.variants import canonical_variant, get_config
 from effdet_model.weights import load_into, read_metadata, read_state_dict
 
@@ -29,7 +32,8 @@ def create_model(
         variant: a name of `list_variants()`; also tf_efficientdet_d0 and efficientdet-d0. May be left out
             where the weights' metadata names it.
         image_size: (height, width), or one number; the variant's or the weights' own by default.
-        weights: .pth or .safetensors; its metadata sets the config. Without: random weights.
+        weights: .pth or .safetensors; its metadata sets the config. Without: random weights. Where a file has no
+            metadata and is none of effdet's releases, a warning says which anchors were assumed.
         pretrained_backbone: take timm's ImageNet weights for the backbone (downloads them).
         overrides: fields of `EfficientDetConfig`, e.g. num_classes=20, fpn_name="qufpn".
 
@@ -44,6 +48,7 @@ def create_model(
     with _NoRandomValues():
         model = EfficientDet(config)
     load_into(model, read_state_dict(weights), weights)
+    _warn_of_assumed_anchors(weights, config, overrides)
     return model.eval()
 
 
@@ -69,20 +74,38 @@ def resolve_config(
 ) -> EfficientDetConfig:
     """The config that a variant, a weight file's metadata and overrides make together.
 
+    A file without metadata that effdet's author released is known by the hash in its name.
+
     Raises:
         InputError: neither names a variant, or they name different ones.
     """
     metadata = read_metadata(weights) if weights is not None else None
-    if metadata is None or "config" not in metadata:
-        if variant is None:
-            raise InputError(
-                f"weights {weights}: expected metadata that names the variant, found none; name the variant."
-            )
-        return get_config(variant, **overrides)
-    config = EfficientDetConfig.from_dict(metadata["config"])
-    if variant is not None and canonical_variant(variant) != config.name:
+    if metadata is not None and "config" in metadata:
+        config = EfficientDetConfig.from_dict(metadata["config"], f"weights {weights}: config ")
+        _check_same(variant, config.name, weights)
+        return config.replace(**overrides)
+    released = released_weights(weights) if weights is not None else None
+    if released is not None:
+        _check_same(variant, released.variant, weights)
+        return get_config(released.variant, **{**released.overrides, **overrides})
+    if variant is None:
         raise InputError(
-            f"weights {weights} are {config.name}, you asked for {canonical_variant(variant)}; "
-            f"use variant {config.name}."
+            f"weights {weights}: expected metadata that names the variant, found none; name the variant."
         )
-    return config.replace(**overrides)
+    return get_config(variant, **overrides)
+
+
+def _check_same(asked: str | None, found: str, weights: str | Path | None) -> None:
+    if asked is not None and canonical_variant(asked) != found:
+        raise InputError(
+            f"weights {weights} are {found}, you asked for {canonical_variant(asked)}; use variant {found}."
+        )
+
+
+def _warn_of_assumed_anchors(
+    weights: str | Path, config: EfficientDetConfig, overrides: Mapping[str, Any]
+) -> None:
+    """Say which anchors were assumed where neither the file, its name nor the caller tells them."""
+    told = "aspect_ratios" in overrides or released_weights(weights) is not None
+    if not told and "config" not in (read_metadata(weights) or {}):
+        warnings.warn(assumed_anchors(weights, config), InputWarning, stacklevel=3)

@@ -139,9 +139,10 @@ def as_number(value: Any, low: float, high: float) -> float:
     """A finite number within the bounds, as int or float; ValueError or TypeError for what is none."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError
-    if not low <= value <= high:  # also false for NaN
+    as_float = float(value)
+    if not low <= as_float <= high:  # also false for NaN
         raise ValueError
-    return value if isinstance(value, (int, float)) else float(value)
+    return value if isinstance(value, (int, float)) else as_float
 
 
 def whole(low: int, high: int) -> Plain:

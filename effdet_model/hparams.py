@@ -184,8 +184,8 @@ def parse_hparams(text: str | None) -> Hparams:
         return Hparams({})
     if text == AUTO:
         raise InputError(
-            "--hparams auto: expected --checkpoint with the folder or prefix of a local checkpoint, in whose folder the "
-            "config.yaml of its training lies; name the YAML file instead."
+            "--hparams auto: expected --checkpoint with the folder or prefix of a local checkpoint, in whose folder "
+            "the config.yaml of its training lies; name the YAML file instead."
         )
     if text.endswith((".yaml", ".yml")) and "=" not in text:
         return _to_fields(_from_yaml(Path(text)), Path(text))
@@ -256,15 +256,17 @@ def _from_pairs(text: str) -> dict[str, Any]:
         key, separator, value = pair.partition("=")
         if not separator or "=" in value or not key.strip():
             raise InputError(
-                f"--hparams: expected key=value, found {shown(pair)} in {shown(text)}; separate list items by *, not by "
-                "comma."
+                f"--hparams: expected key=value, found {shown(pair)} in {shown(text)}; separate list items by *, "
+                "not by comma."
             )
         *parents, leaf = key.strip().split(".")
         place = result
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise InputError(f"--hparams {key.strip():.100}: expected {parent:.100} to hold keys, found a value as well.")
+                raise InputError(
+                    f"--hparams {key.strip():.100}: expected {parent:.100} to hold keys, found a value as well."
+                )
         place[leaf] = value if parents == ["label_map"] else _list_or_value(value)
     return result
 

@@ -98,8 +98,8 @@ def category_name(names: Mapping[int, str], category_id: int) -> str:
 def _no_such_map(name: str, where: str) -> InputError:
     if name.endswith((".yaml", ".yml")):
         return InputError(
-            f"{where}: expected {LabelMap.expected}, found the path {shown(name)}, which is not read from here; convert "
-            "again, or give the names themselves."
+            f"{where}: expected {LabelMap.expected}, found the path {shown(name)}, which is not read from here; "
+            "convert again, or give the names themselves."
         )
     return unknown_name(where, name, LABEL_MAPS)
 
@@ -111,7 +111,12 @@ def _checked(named: Any, where: str, place: str = "") -> dict[int, str]:
             f"{where}: expected category ids with their names, found {shown(named)}{place}; write one `1: person` "
             "a line."
         )
-    return {_category_id(key, where): _label(name, f"{where}[{key}]") for key, name in named.items() if name is not None}
+    labels = {}
+    for key, name in named.items():
+        category = _category_id(key, where)
+        if name is not None:
+            labels[category] = _label(name, f"{where}[{category}]")
+    return labels
 
 
 def _category_id(key: Any, where: str) -> int:
@@ -129,7 +134,7 @@ def _label(name: Any, where: str) -> str:
     is_text = isinstance(text, str) and not isinstance(name, bool) and 0 < len(text) <= MAX_LABEL_CHARACTERS
     if not is_text or any(unicodedata.category(character) == "Cc" for character in text):
         raise InputError(
-            f"{where}: expected a name as text of 1 to {MAX_LABEL_CHARACTERS} characters, found {shown(name)}; write it "
-            'in quotes: "name".'
+            f"{where}: expected a name as text of 1 to {MAX_LABEL_CHARACTERS} characters, found {shown(name)}; write "
+            'it in quotes: "name".'
         )
     return str(text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effdet_model.errors import InputError
+from effdet_model.errors import InputError, shown
+from effdet_model.plain_data import parse_json, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,12 +38,12 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
                 text = (file.metadata() or {}).get(METADATA_KEY)
         except SafetensorError as error:
             raise _unreadable(path, "a safetensors file", error) from error
-        return _parsed(text, path) if text is not None else None
+        return parse_metadata(text, path) if text is not None else None
     beside = metadata_path(path)
     if not beside.exists():
         return None
-    parsed = _parsed(beside.read_text(encoding="utf-8", errors="replace"), beside)
-    return parsed if "format_version" in parsed else None
+    parsed = _object(read_json(beside), beside)
+    return _checked(parsed, beside) if "format_version" in parsed else None
 
 
 def read_state_dict(path: str | Path, mapped: bool = False) -> dict[str, Tensor]:
@@ -112,14 +112,30 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise _unreadable(path, "metadata in JSON", error) from error
+def parse_metadata(text: str, path: Path) -> dict[str, Any]:
+    """The metadata that a weight file has as text.
+
+    Raises:
+        InputError: no JSON object, too large or deep, or without the parts that everything else relies on.
+    """
+    return _checked(_object(parse_json(text, str(path)), path), path)
+
+
+def _object(value: Any, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected metadata as a JSON object, found {_describe(value)}.")
     return value
+
+
+def _checked(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
+    for key, kind, what in (("config", dict, "config fields with their values"), ("variant", str, "a name")):
+        value = metadata.get(key)
+        if key in metadata and (not isinstance(value, kind) or len(value) > 100):
+            raise InputError(
+                f"{path}: expected metadata with {what} under {key!r}, found {shown(value)}; the file is damaged or of "
+                "another kind."
+            )
+    return metadata
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> InputError:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet_model.errors import InputError
-from effdet_model.hparams import parse_hparams
+from effdet_model.hparams import AUTO as HPARAMS_AUTO
+from effdet_model.hparams import Hparams
+from effdet_model.variants import canonical_variant
 from porting.official.catalog import CatalogEntry, catalog, config_overrides, find
+from porting.official.training_config import training_hparams
 from porting.recognise.identify import AUTO
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ class Obtained:
         hparams: those of the overrides that --hparams set.
         origin: {"url", "family", "nms_profile"} of a released checkpoint; empty for a user's own.
         notes: what the user should know, in sentences.
+        moving_average_decay: of the training, as --hparams say; None where they don't.
     """
 
     path: Path
@@ -35,6 +39,7 @@ class Obtained:
     origin: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hparams: Mapping[str, Any] = field(default_factory=dict)
+    moving_average_decay: float | None = None
 
 
 def obtain(
@@ -53,14 +58,12 @@ def obtain(
         variant: a variant's name, or "auto" where a checkpoint is named.
         checkpoint: a path or URL; None: the official checkpoint of the variant.
         family: an official family; with a path: the file is that family's release.
-        hparams: what google/automl's --hparams takes.
+        hparams: what google/automl's --hparams takes, or "auto": the config.yaml in the checkpoint's folder.
         mirror, offline, progress: see `porting.official.download.fetch`.
 
     Raises:
         InputError: nothing there, or the names do not fit together.
     """
-    parsed = parse_hparams(hparams)
-    notes = (f"--hparams that only training reads: {', '.join(parsed.ignored)}",) if parsed.ignored else ()
     if checkpoint is None and variant == AUTO:
         raise InputError(
             "expected --variant NAME (then the official checkpoint is downloaded) or --checkpoint PATH, found neither; "
@@ -72,6 +75,9 @@ def obtain(
         entry = next((e for e in catalog() if checkpoint in (e.ckpt_url, e.h5_url)), None)
         if entry and variant not in (AUTO, entry.variant):
             entry = None
+    parsed, notes = training_hparams(hparams, checkpoint, official=entry is not None)
+    if hparams == HPARAMS_AUTO and variant == AUTO:
+        variant = _named_in(parsed)
     if checkpoint is None or is_url:
         wanted = checkpoint or entry
         assert wanted is not None
@@ -81,12 +87,20 @@ def obtain(
     else:
         path = Path(checkpoint)
     if entry is None:
-        return Obtained(path, variant, parsed.fields, notes=notes, hparams=parsed.fields)
+        return Obtained(path, variant, parsed.fields, {}, notes, parsed.fields, parsed.moving_average_decay)
     origin = {"url": entry.url, "family": entry.family, "nms_profile": entry.nms_profile}
     if entry.note:
         notes = (*notes, f"{entry.variant}, {entry.family}: {entry.note}")
     overrides = {**config_overrides(entry), **parsed.fields}
-    return Obtained(path, entry.variant, overrides, origin, notes, parsed.fields)
+    return Obtained(path, entry.variant, overrides, origin, notes, parsed.fields, parsed.moving_average_decay)
+
+
+def _named_in(parsed: Hparams) -> str:
+    """The variant that a training's config.yaml names; "auto" where it names none that is known here."""
+    try:
+        return canonical_variant(parsed.name or AUTO)
+    except InputError:
+        return AUTO
 
 
 def _official(variant: str, family: str | None) -> CatalogEntry:

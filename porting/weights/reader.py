@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from effdet_model.errors import InputError
-from effdet_model.weights import METADATA_KEY, read_metadata, read_state_dict
+from effdet_model.weights import METADATA_KEY, parse_metadata, read_metadata, read_state_dict
 from porting.weights.files import file_sha256
 
 _ZIP, _PICKLE = b"PK\x03\x04", (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -90,11 +89,9 @@ class WeightFile:
             self._safe = safe_open(self.path, framework="pt").__enter__()
             self.shapes = {key: tuple(self._safe.get_slice(key).get_shape()) for key in self._safe.keys()}
             text = (self._safe.metadata() or {}).get(METADATA_KEY)
-            self.metadata = json.loads(text) if text is not None else None
         except (SafetensorError, ValueError) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise InputError(
                 f"{self.path}: expected a safetensors file, found: {reason}; the file is damaged or of another kind."
             ) from error
-        if self.metadata is not None and not isinstance(self.metadata, dict):
-            raise InputError(f"{self.path}: expected metadata as a JSON object, found {type(self.metadata).__name__}.")
+        self.metadata = parse_metadata(text, self.path) if text is not None else None
