@@ -146,7 +146,7 @@ RENAMED_HPARAMS = {"conv_bn_relu_pattern": "conv_bn_act_pattern", "label_id_mapp
 
 _UNSUPPORTED_UNLESS: Mapping[str, tuple[Any, ...]] = {
     "backbone_config": (None, {}),
-    "heads": (["object_detection"], ("object_detection",), "object_detection"),
+    "heads": (["object_detection"], ["object_detection", "segmentation"]),
     "pooling_type": (None, "max"),
 }
 
@@ -202,7 +202,7 @@ def _to_fields(values: Mapping[str, Any], source: Path | None = None) -> Hparams
     for given, value in values.items():
         key = RENAMED_HPARAMS.get(given, given)
         if key in _UNSUPPORTED_UNLESS:
-            if value not in _UNSUPPORTED_UNLESS[key]:
+            if (list(value) if isinstance(value, tuple) else value) not in _UNSUPPORTED_UNLESS[key]:
                 raise InputError(
                     f"--hparams {key}: expected {_UNSUPPORTED_UNLESS[key][0]!r}, found {shown(value)}; models with "
                     f"another {key} cannot be ported."
