@@ -18,6 +18,8 @@ from effdet_model.heads import HeadNet
 Observer = Callable[[str, Tensor], Tensor | None]
 """Called with a layer's stable name and its output [N, C, h, w]; a tensor returned takes the output's place."""
 
+CLASS_PREDICT = "class_net.predict"
+"""Where the names of the layer that predicts classes begin."""
 
 class EfficientDet(nn.Module):
     """One EfficientDet; state_dict keys, shapes and dtypes are those of effdet 0.4.1.
@@ -62,6 +64,14 @@ class EfficientDet(nn.Module):
         feats = channels_first(self.backbone, backbone(images))
         feats = self.fpn(feats, sizes, replacing)
         return self.class_net(feats, replacing), self.box_net(feats, replacing)
+
+    def reset_class_predict(self) -> None:
+        """Give the layer that predicts classes new random weights, as google/automl initialises it.
+
+        Its bias is -log((1 - 0.01) / 0.01): every class begins with a probability of 0.01.
+        """
+        for name, module in self.class_net.predict.named_modules(prefix=CLASS_PREDICT):
+            _init_weights(module, name)
 
     def forward_intermediates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
         """`forward`, and every intermediate result by its stable name."""
@@ -132,4 +142,4 @@ def _init_weights(module: nn.Module, name: str) -> None:
             limit = math.sqrt(6.0 / (fan_in + fan_out))
             module.weight.uniform_(-limit, limit)
         if module.bias is not None:
-            module.bias.fill_(-math.log((1 - 0.01) / 0.01) if name.startswith("class_net.predict") else 0.0)
+            module.bias.fill_(-math.log((1 - 0.01) / 0.01) if name.startswith(CLASS_PREDICT) else 0.0)

@@ -30,6 +30,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name
-        found = f"the package {error.name!r}, found none" if missing else f"its packages, found: {error}"
+        found = f"its packages, found: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            found = f"the package {error.name.partition('.')[0]!r}, found none"
         raise InputError(f"{what}: expected {found}; install the extra {extra!r}: {install_line(extra)}.") from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from effdet_model.config import EfficientDetConfig, parse_image_size
-from effdet_model.efficientdet import EfficientDet
+from effdet_model.efficientdet import CLASS_PREDICT, EfficientDet
 from effdet_model.errors import InputError, InputWarning
 from effdet_model.released_weights import assumed_anchors, released_weights
 from effdet_model.variants import canonical_variant, get_config
@@ -24,6 +24,7 @@ def create_model(
     image_size: int | str | tuple[int, int] | None = None,
     weights: str | Path | None = None,
     pretrained_backbone: bool = False,
+    reset_head: bool = False,
     **overrides: Any,
 ) -> EfficientDet:
     """A model in eval mode.
@@ -35,19 +36,24 @@ def create_model(
         weights: .pth or .safetensors; its metadata sets the config. Without: random weights. Where a file has no
             metadata and is none of effdet's releases, a warning says which anchors were assumed.
         pretrained_backbone: take timm's ImageNet weights for the backbone (downloads them).
+        reset_head: with `weights`: give `class_net.predict` new random weights, so that num_classes may be another.
         overrides: fields of `EfficientDetConfig`, e.g. num_classes=20, fpn_name="qufpn".
 
     Raises:
         InputError: unknown name or field, or weights that do not fit.
     """
+    _check_arguments(variant, weights, overrides)
     config = resolve_config(variant, weights, **overrides)
+    if reset_head and "label_map" not in overrides:
+        same = config.num_classes == resolve_config(variant, weights).num_classes
+        config = config if same else config.replace(label_map=None)
     if image_size is not None:
         config = config.replace(image_size=parse_image_size(image_size))
     if weights is None:
         return EfficientDet(config, pretrained_backbone).eval()
     with _NoRandomValues():
         model = EfficientDet(config)
-    load_into(model, read_state_dict(weights), weights)
+    load_weights(model, read_state_dict(weights), weights, reset_head)
     _warn_of_assumed_anchors(weights, config, overrides)
     return model.eval()
 
@@ -67,6 +73,54 @@ class _NoRandomValues(TorchFunctionMode):
 
 
 _RANDOM = (Tensor.normal_, Tensor.uniform_)
+
+
+def load_weights(
+    model: EfficientDet, state_dict: dict[str, Tensor], source: str | Path, reset_head: bool = False
+) -> None:
+    """Copy tensors into a model, strictly; with `reset_head` all but `class_net.predict`, which begins anew.
+
+    Raises:
+        InputError: names or shapes differ.
+    """
+    if reset_head:
+        model.reset_class_predict()
+        new = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(f"{CLASS_PREDICT}.")}
+        state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(f"{CLASS_PREDICT}.")}
+        state_dict |= new
+    else:
+        _check_classes(model, state_dict, source)
+    load_into(model, state_dict, source)
+
+
+def _check_classes(model: EfficientDet, state_dict: dict[str, Tensor], source: str | Path) -> None:
+    """Where nothing but the number of classes differs, name the way to change it."""
+    own = model.state_dict()
+    other = [name for name, tensor in own.items() if name in state_dict and state_dict[name].shape != tensor.shape]
+    if own.keys() != state_dict.keys() or not other or not all(name.startswith(CLASS_PREDICT) for name in other):
+        return
+    values = next(state_dict[name].numel() for name in other if name.endswith(".bias"))
+    found, rest = divmod(values, model.config.anchors_per_location)
+    if rest == 0:
+        raise InputError(
+            f"weights {source}: expected {model.config.num_classes} classes, found {found}; leave num_classes out, or "
+            "keep all but the class layer, which then begins with new random weights, with reset_head=True."
+        )
+
+
+def _check_arguments(variant: str | None, weights: str | Path | None, overrides: dict[str, Any]) -> None:
+    if overrides.pop("pretrained", False):
+        name = canonical_variant(variant) if variant else "NAME"
+        raise InputError(
+            f"create_model: expected weights=FILE, found pretrained=True; `python cli.py convert --variant {name}` "
+            "downloads and converts the official checkpoint, and so does "
+            f'torch.hub.load(CLONE, "tf_efficientdet_{name}", source="local", pretrained=True).'
+        )
+    if variant is None and weights is None:
+        raise InputError(
+            "create_model: expected the name of a variant, or weights whose metadata names it, found neither; "
+            "effdet_model.list_variants() has the names."
+        )
 
 
 def resolve_config(
