@@ -90,7 +90,7 @@ def _local(weights: str, metadata_sha256: str | None) -> Path:
     if match[2] == "pth" and re.fullmatch("[0-9a-f]{64}", metadata_sha256 or "") is None:
         raise effdet_model.InputError(
             f"weights {shown}: expected metadata_sha256=SHA-256 of its .json, which sets anchors and preprocessing, "
-            f"found {metadata_sha256}; SHA256SUMS of the release has it. The .safetensors needs none: its own hash covers all."
+            f"found {metadata_sha256}; SHA256SUMS of the release has it. (A .safetensors has all under its own hash.)"
         )
     path = Path(torch.hub.get_dir(), "checkpoints", name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ Observer = Callable[[str, Tensor], Tensor | None]
 CLASS_PREDICT = "class_net.predict"
 """Where the names of the layer that predicts classes begin."""
 
+
 class EfficientDet(nn.Module):
     """One EfficientDet; state_dict keys, shapes and dtypes are those of effdet 0.4.1.
 

@@ -38,6 +38,7 @@ class Behaviour:
     statuses: list[int] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     url: str = ""
+    location: str = ""
     stalled: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
@@ -93,6 +94,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             request.status = status
             self.send_response(status)
             self.send_header("Content-Length", "0")
+            if status == 302:
+                self.send_header("Location", state.location)
             self.end_headers()
             return
         self._send(request, body)

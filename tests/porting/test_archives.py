@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +149,31 @@ def test_flipped_bytes_are_found_by_the_archive_or_change_nothing(tmp_path: Path
             unpacked.close()
     whole.close()
     assert detected > 0.9 * (len(content) - 2)
+
+
+class _FullDisk(io.FileIO):
+    """Takes some bytes and then no more, as a full disk does; `close` has nothing left to write."""
+
+    def write(self, content: object) -> int:
+        if self.tell() > 50_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(memoryview(content)[:60_000])  # type: ignore[arg-type]
+
+
+def test_a_full_temporary_folder_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _make(tmp_path / "a.tar.gz", lambda archive: None)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(archives, "open", lambda name, mode, **how: (
+        _FullDisk(name, "xb") if mode == "xb" else open(name, mode, **how)), raising=False)
+    with pytest.raises(InputError) as told:
+        unpack(path)
+    assert str(told.value).startswith(f"cannot unpack {path} into {tmp_path / 'temporary'}")
+    assert "No space left on device; free space there, or name another temporary folder with TMPDIR." in str(told.value)
+    assert "download" not in str(told.value) and list((tmp_path / "temporary").iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="into .*absent: No such file or directory; free space there"):
+        unpack(path)
 
 
 def test_an_archive_without_a_checkpoint(tmp_path: Path) -> None:

@@ -140,6 +140,22 @@ def test_torch_hub_takes_the_name(release: Path, tmp_path: Path, monkeypatch: py
         )
 
 
+def test_the_lines_of_the_card_load_through_torch_hub(
+    release: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("EFFDET_PORT_HTTP_LOCALHOST", "1")
+    lines = re.findall(r"torch\.hub\.load\(.*?\)$", (release / "tf_efficientdet_d0.md").read_text(), re.M | re.S)
+    assert len(lines) == 2
+    with serving(files={f"/{path.name}": path.read_bytes() for path in release.glob("*d0-*")}) as server:
+        for line in lines:
+            model = eval(line.replace("URL", server.url), {"torch": torch, "CLONE": str(repository)})
+            expected = read_state_dict(only(release, "*d0-*.pth"))
+            assert all(bit_identical(expected[key], tensor) for key, tensor in model.state_dict().items())
+        assert len(server.requests) == 3
+
+
 @pytest.mark.parametrize("variant", ["d0", "lite0"])
 def test_both_formats_are_the_same_model(release: Path, work: Path, variant: str) -> None:
     pth, tensors = (only(release, f"tf_efficientdet_{variant}-*{end}") for end in (".pth", ".safetensors"))

@@ -105,6 +105,13 @@ def truth_from(detections: Path, drawn: Path, folder: Path, shift: float = 0.0) 
     return path
 
 
+def test_progress_counts_to_the_number_of_images(options: EvaluateOptions, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[int, int]] = []
+    run(options, limit=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(2, 3), (3, 3)]
+    assert capfd.readouterr() == ("", ""), "nothing is drawn here"
+
+
 def test_writes_coco_results_and_the_twelve_metrics(uninterrupted: tuple[EvaluationResult, Path]) -> None:
     result, folder = uninterrupted
     found = json.loads((folder / "d.json").read_text(encoding="utf-8"))

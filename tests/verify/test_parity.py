@@ -89,7 +89,11 @@ def test_json_names_the_files_and_gives_every_number(perfect: ParityResult, fold
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["numpy_hard", "graph_gaussian", "global_hard", "combined"])
 def test_every_kind_of_suppression_agrees(profile: str, options: ParityOptions) -> None:
-    result = parity(dataclasses.replace(options, nms=profile, limit=2, annotations=None))
+    seen: list[tuple[int, int]] = []
+    result = parity(
+        dataclasses.replace(options, nms=profile, limit=2, annotations=None, progress=lambda *now: seen.append(now))
+    )
+    assert seen == [(1, 2), (2, 2)]
     assert result.passed, result.failures
     assert result.agreement.ap == pytest.approx(1.0) and result.pytorch_metrics is None
 
