@@ -15,7 +15,7 @@ from effdet_model.efficientdet import CLASS_PREDICT, EfficientDet
 from effdet_model.errors import InputError, InputWarning
 from effdet_model.released_weights import assumed_anchors, released_weights
 from effdet_model.variants import canonical_variant, get_config
-from effdet_model.weights import load_into, read_metadata, read_state_dict
+from effdet_model.weights import check_pairing, load_into, read_metadata, read_state_dict
 
 
 def create_model(
@@ -131,9 +131,11 @@ def resolve_config(
     A file without metadata that effdet's author released is known by the hash in its name.
 
     Raises:
-        InputError: neither names a variant, or they name different ones.
+        InputError: neither names a variant, they name different ones, or the metadata is of another file.
     """
     metadata = read_metadata(weights) if weights is not None else None
+    if weights is not None:
+        check_pairing(weights, metadata)
     if metadata is not None and "config" in metadata:
         config = EfficientDetConfig.from_dict(metadata["config"], f"weights {weights}: config ")
         _check_same(variant, config.name, weights)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,39 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         return None
     parsed = _object(read_json(beside), beside)
     return _checked(parsed, beside) if "format_version" in parsed else None
+
+
+def check_pairing(weights: str | Path, metadata: Mapping[str, Any] | None) -> None:
+    """Make sure that metadata beside a .pth was written for these very bytes; a header's own needs no check.
+
+    `d0.pt` and `d0.pth` share `d0.json`, and a file may be replaced beside it: then anchors, classes and
+    preprocessing are those of other weights.
+
+    Raises:
+        InputError: the metadata's `weights_sha256` is that of another file.
+    """
+    path = Path(weights)
+    if metadata is None or "weights_sha256" not in metadata or path.suffix == ".safetensors":
+        return
+    expected, found = str(metadata["weights_sha256"]), _sha256(path)
+    if expected.lower() != found:
+        beside = metadata_path(path)
+        raise InputError(
+            f"weights {path}: expected the file that {beside.name} beside it was written for (SHA-256 "
+            f"{expected[:16]}...), found another one ({found[:16]}...); put the right .json there, or move "
+            f"{beside.name} away or rename {path.name} and name the variant."
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(path, "a readable file", error) from error
+    return digest.hexdigest()
 
 
 def read_state_dict(path: str | Path, mapped: bool = False) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effdet_model.errors import InputError
-from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_state_dict
+from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_metadata, read_state_dict
 from porting.files import atomic_write, file_sha256
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check_output(path: Path) -> None:
 
     Raises:
         InputError: an unknown suffix, a folder that is missing or read-only, or a .json beside the .pth that is
-            not this project's metadata.
+            not this project's metadata, or that of another weight file.
     """
     if path.suffix not in WEIGHT_SUFFIXES:
         raise InputError(f"output {path}: expected a name that ends in {' or '.join(WEIGHT_SUFFIXES)}.")
@@ -67,6 +67,18 @@ def check_output(path: Path) -> None:
             raise InputError(
                 f"output {path}: its metadata would go to {beside}, which exists and is not metadata of this "
                 "project; name another output or move that file."
+            )
+        _keep_metadata_of_twin(path, beside)
+
+
+def _keep_metadata_of_twin(path: Path, beside: Path) -> None:
+    """d0.pt and d0.pth share d0.json: writing one must not take the metadata away from the other."""
+    for suffix in set(WEIGHT_SUFFIXES) - {".safetensors", path.suffix}:
+        twin = path.with_suffix(suffix)
+        if twin.is_file() and (read_metadata(twin) or {}).get("weights_sha256") == file_sha256(twin):
+            raise InputError(
+                f"output {path}: its metadata would go to {beside.name}, which belongs to {twin.name}; name another "
+                "output."
             )
 
 

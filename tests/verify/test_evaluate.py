@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from demo.drawn_images import draw_dataset
-from effdet_model import create_model
 from effdet_model.errors import InputError
-from porting.weights.files import write_weights
+from tests.verify.evaluation_cases import copied_dataset, run, tiny_weights
 from verify.evaluation.metrics import METRIC_NAMES
 from verify.evaluation.result import EvaluationResult
-from verify.evaluation.run import EvaluateOptions, evaluate
+from verify.evaluation.run import EvaluateOptions
+from verify.evaluation.store import FORMAT
 
 RUNNER = Path(__file__).with_name("run_evaluate.py")
 IMAGES = 11
@@ -40,12 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
-    torch.manual_seed(0)
-    model = create_model("d0", image_size=64, num_classes=3)
-    torch.nn.init.normal_(model.class_net.predict.conv_pw.weight, std=0.6)
-    write_weights(path, model.state_dict(), {"format_version": 1, "variant": "d0", "config": model.config.to_dict()})
-    return path
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.pth")
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +59,6 @@ def options(weights: Path, drawn: Path) -> EvaluateOptions:
 def uninterrupted(options: EvaluateOptions, tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationResult, Path]:
     folder = tmp_path_factory.mktemp("whole")
     return run(options, detections=folder / "d.json", metrics=folder / "m.json"), folder
-
-
-def run(options: EvaluateOptions, **changes: Any) -> EvaluationResult:
-    result = evaluate(dataclasses.replace(options, **changes))
-    assert result is not None
-    return result
 
 
 def run_elsewhere(options: EvaluateOptions, folder: Path, *launcher: str) -> subprocess.Popen[bytes]:
@@ -168,13 +157,14 @@ def test_resume_refuses_other_settings_and_needs_no_work_file(
     mine = dataclasses.replace(options, detections=tmp_path / "d.json", resume=True)
     assert run(mine).resumed == 0
     (tmp_path / "d.json.work.jsonl").write_text(
-        json.dumps({"format": "effdet-port detections 1", "settings": {"weights_sha256": "0"}}) + "\n"
+        json.dumps({"format": FORMAT, "settings": {"weights_sha256": "0"}}) + "\n"
     )
     with pytest.raises(InputError, match="expected the settings .* weights_sha256 was"):
         run(mine)
-    (tmp_path / "d.json.work.jsonl").write_text(json.dumps({"a": 1}) + "\n")
-    with pytest.raises(InputError, match="expected .* to be a work file"):
-        run(mine)
+    for other in ({"a": 1}, {"format": "effdet-port detections 1", "settings": {}}):
+        (tmp_path / "d.json.work.jsonl").write_text(json.dumps(other) + "\n")
+        with pytest.raises(InputError, match="expected .* to be a work file"):
+            run(mine)
     assert run(mine, resume=False).resumed == 0, "without --resume it starts anew"
     with pytest.raises(InputError, match="--resume: expected --detections"):
         run(options, resume=True)
@@ -198,12 +188,7 @@ def test_two_processes_give_what_one_gives(
 
 @pytest.fixture
 def spoiled(drawn: Path, tmp_path: Path) -> Path:
-    """A copy of the dataset that a test may damage."""
-    (tmp_path / "images").mkdir()
-    for path in (drawn / "images").iterdir():
-        (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "instances.json").write_bytes((drawn / "instances.json").read_bytes())
-    return tmp_path
+    return copied_dataset(drawn, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["corrupt", "missing", "empty", "zero size"])
@@ -225,6 +210,14 @@ def test_bad_images_are_named_or_skipped_with_a_count(damage: str, options: Eval
     result = run(mine, skip_bad_images=True)
     assert result.images == IMAGES - 1
     assert [skipped.id for skipped in result.skipped] == [4] and "000000000004.png" in result.skipped[0].reason
+
+
+def test_images_that_are_missing_are_named_before_the_first_is_read(options: EvaluateOptions, spoiled: Path) -> None:
+    for name in ("000000000004.png", "000000000007.jpg"):
+        (spoiled / "images" / name).unlink()
+    (spoiled / "images" / "000000000001.jpg").write_bytes(b"never read")
+    with pytest.raises(InputError, match=r"found no file for 2 of them \(the first: id 4, 000000000004\.png\)"):
+        run(options, images=spoiled / "images", annotations=spoiled / "instances.json")
 
 
 def coco(images: str, annotations: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,29 +106,106 @@ def test_missing_area_and_iscrowd_are_filled_in(dataset: CocoDataset, tmp_path: 
     assert bare.annotations == dataset.annotations and "without area" in bare.notes[0]
 
 
-def published(ap: float, profile: str = "numpy_gaussian", **changes: Any) -> PublishedVerdict | None:
+Val2017 = Callable[..., CocoDataset]
+
+
+@pytest.fixture
+def val2017(monkeypatch: pytest.MonkeyPatch) -> Val2017:
+    """Makes datasets with as many images, annotations and categories as val2017 has; their ids pass for its ids."""
+    from verify.evaluation import coco
+
+    ids = range(1, 5001)
+    monkeypatch.setattr(coco, "VALIDATION_IDS_SHA256", coco.ids_sha256(ids))
+
+    def make(**changes: Any) -> CocoDataset:
+        images = tuple(coco.ImageRecord(id_, Path(f"{id_:012d}.jpg")) for id_ in ids)
+        categories = {id_: str(id_) for id_ in range(1, 81)}
+        whole = CocoDataset(images, categories, ({"image_id": 1},) * 36781, "val2017", Path("instances_val2017.json"))
+        return dataclasses.replace(whole, **changes)
+
+    return make
+
+
+def published(
+    dataset: CocoDataset, ap: float = 0.1, profile: Any = "numpy_gaussian", metadata: Any = None, **how: Any
+) -> PublishedVerdict | None:
     from effdet_model.variants import get_config
     from porting.official.catalog import config_overrides, find
-    from verify.evaluation.coco import ImageRecord
 
-    images = tuple(ImageRecord(i, Path(f"{i}.jpg")) for i in range(5000))
-    val2017 = CocoDataset(images, {}, (), "val2017", Path("instances_val2017.json"))
-    config = get_config("d0", **{**config_overrides(find("d0", "coco2")), **changes})
-    return published_verdict(val2017, config, profile, {"source": {"family": "coco2"}}, None, ap)
+    conditions = how.pop("conditions", ())
+    config = get_config("d0", **{**config_overrides(find("d0", "coco2")), **how})
+    source = metadata or {"source": {"family": "coco2"}}
+    return published_verdict(dataset, config, profile, source, None, ap, conditions)
 
 
-def test_the_published_ap_is_judged_only_with_the_published_semantics() -> None:
+def test_the_published_ap_is_judged_on_the_whole_set_with_the_published_semantics(val2017: Val2017) -> None:
     target = era_of("d0", None, "coco2").entry.ap_val
     assert target is not None
-    within, beyond = published(target / 100 + 0.0009), published(target / 100 - 0.0012)
+    whole = val2017()
+    within, beyond = published(whole, target / 100 + 0.0009), published(whole, target / 100 - 0.0012)
     assert within is not None and within.judged and within.passed
     assert beyond is not None and beyond.judged and not beyond.passed
-    for other in (
-        published(0.1, profile="numpy_hard"),
-        published(0.1, aspect_ratios=(1.0, 2.0, 0.5)),
-        published(0.1, image_size=640),
-    ):
-        assert other is not None and not other.judged and other.passed and "not judged" in other.reason
+    from effdet_model.nms_profiles import resolve_profile
+
+    record = resolve_profile("numpy_gaussian")
+    same = published(whole, target / 100, record)
+    assert same is not None and same.judged
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"profile": "numpy_hard"}, "suppression (numpy_hard instead of numpy_gaussian)"),
+        ({"aspect_ratios": (1.0, 2.0, 0.5)}, "anchors"),
+        ({"image_size": 640}, "image size"),
+        ({"act_type": "relu"}, "act_type"),
+        ({"anchor_scale": 3.0}, "anchor_scale"),
+        ({"mean_rgb": 0.0}, "mean_rgb"),
+        ({"survival_prob": 0.5}, "survival_prob"),
+        ({"fpn_weight_method": "sum"}, "fpn_weight_method"),
+        ({"nms_configs": {"max_output_size": 10}}, "nms_configs"),
+        ({"conditions": ["precision (mixed)"]}, "precision (mixed)"),
+        ({"conditions": ["images (1 skipped)"]}, "images (1 skipped)"),
+        ({"metadata": {"source": {"family": "coco2", "variables": "raw"}}}, "variables (raw"),
+    ],
+)
+def test_any_other_run_stands_without_a_verdict(how: dict[str, Any], reason: str, val2017: Val2017) -> None:
+    verdict = published(val2017(), **how)
+    assert verdict is not None and not verdict.judged and verdict.passed
+    assert verdict.reason.startswith("not judged, since not the published: ") and reason in verdict.reason
+
+
+def test_a_profile_with_other_thresholds_is_not_judged(val2017: Val2017) -> None:
+    from effdet_model.nms_profiles import resolve_profile
+
+    verdict = published(val2017(), profile=resolve_profile("numpy_gaussian", {"max_output_size": 10}))
+    assert verdict is not None and not verdict.judged and "thresholds of the suppression" in verdict.reason
+
+
+def test_only_the_whole_of_val2017_is_judged(val2017: Val2017) -> None:
+    whole = val2017()
+    assert whole.is_published_validation
+    swapped = (dataclasses.replace(whole.images[0], id=99_999, path=Path("000000099999.jpg")), *whole.images[1:])
+    renamed = (dataclasses.replace(whole.images[0], path=Path("other.jpg")), *whole.images[1:])
+    others = {
+        "images": whole.first(100),
+        "annotations": val2017(annotations=whole.annotations[:-1]),  # type: ignore[index]
+        "ids": val2017(images=swapped),
+        "names": val2017(images=renamed),
+        "categories": val2017(categories={1: "person"}),
+    }
+    for kind, dataset in others.items():
+        assert not dataset.is_published_validation, kind
+        verdict = published(dataset)
+        assert verdict is not None and not verdict.judged and "dataset (" in verdict.reason, kind
+    assert published(val2017(split=None, source=Path("instances.json"))) is None, "a set of one's own"
+
+
+def test_the_ids_of_val2017_are_not_just_any_5000() -> None:
+    from verify.evaluation.coco import VALIDATION_IDS_SHA256, ids_sha256
+
+    assert ids_sha256(range(1, 5001)) != VALIDATION_IDS_SHA256
+    assert ids_sha256([3, 1, 2]) == ids_sha256([1, 2, 3]) != ids_sha256([1, 23])
 
 
 def test_weights_of_ones_own_have_no_published_ap() -> None:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from effdet_model.errors import InputError
+from verify.evaluation.annotation_checks import checked_annotations, checked_categories, listed_only
+from verify.evaluation.annotation_file import read_annotation_file
+from verify.evaluation.annotation_values import clean_text, finite_number, shown, whole_number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 ANNOTATION_PATTERNS = ("annotations/instances_{split}.json", "annotations/image_info_{split}.json")
 """Where the COCO layout has a split's annotations, or, for test splits, its list of images."""
 
-PUBLISHED_VALIDATION = ("instances_val2017.json", 5000)
-"""Annotation file and number of images of the set that validation APs are published on."""
+VALIDATION_FILE = "instances_val2017.json"
+VALIDATION_COUNTS = (5000, 36781, 80)
+"""Images, annotations (crowds included) and categories of COCO val2017, on which validation APs are published."""
+VALIDATION_IDS_SHA256 = "1d158ad41c99a053bef0f51e7468b7f183408dec16e5f8162fdfa2203104ba04"
+"""Of its image ids (`ids_sha256`); three public lists of its files give the same."""
+
+_LONGEST_SIDE, _LONGEST_NAME = 2**31, 4096
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,22 @@ class CocoDataset:
     notes: tuple[str, ...] = ()
     bad_images: Mapping[int, str] = field(default_factory=dict)
     """Image id -> why the annotation file's entry for it cannot be used; only where bad images are skipped."""
+    folder: Path | None = None
+    """Where the images lie."""
+
+    @property
+    def claims_validation(self) -> bool:
+        """Whether names say that this is COCO val2017; `is_published_validation` says whether it is."""
+        return self.split == "val2017" or (self.source is not None and self.source.name == VALIDATION_FILE)
 
     @property
     def is_published_validation(self) -> bool:
-        """Whether this is COCO val2017, whole."""
-        name, count = PUBLISHED_VALIDATION
-        return self.source is not None and self.source.name == name and len(self.images) == count
+        """Whether this is COCO val2017, whole: its 5000 images by id and name, and as many annotations."""
+        names = all(image.path.name == f"{image.id:012d}.jpg" for image in self.images)
+        boxes, categories = len(self.annotations or ()), len(self.categories)
+        if not names or (len(self.images), boxes, categories) != VALIDATION_COUNTS:
+            return False
+        return ids_sha256(image.id for image in self.images) == VALIDATION_IDS_SHA256
 
     def first(self, count: int) -> CocoDataset:
         """Its first images and their annotations.
@@ -78,11 +95,21 @@ class CocoDataset:
             boxes = tuple(box for box in boxes if box["image_id"] in ids)
         return dataclasses.replace(self, images=images, annotations=boxes)
 
+    def name_of(self, image: ImageRecord) -> str:
+        """An image's file name below the folder."""
+        inside = self.folder is not None and image.path.is_relative_to(self.folder)
+        return str(image.path.relative_to(self.folder)) if inside and self.folder else str(image.path)
+
     @property
     def image_list_sha256(self) -> str:
-        """SHA-256 of the image ids and file names, in order."""
-        text = "\n".join(f"{image.id} {image.path.name}" for image in self.images)
+        """SHA-256 of the image ids and file names below the folder, in order."""
+        text = "\n".join(f"{image.id} {self.name_of(image)}" for image in self.images)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def ids_sha256(ids: Iterable[int]) -> str:
+    """SHA-256 of ids in ascending order, one a line."""
+    return hashlib.sha256("\n".join(map(str, sorted(ids))).encode()).hexdigest()
 
 
 def load_coco_layout(folder: str | Path, split: str = "val2017", skip_bad: bool = False) -> CocoDataset:
@@ -123,19 +150,38 @@ def load_annotated(
     folder, source = Path(images), Path(annotations)
     if not folder.is_dir():
         raise InputError(f"--images {folder}: expected a folder of images, found none; check the path.")
-    content = _read_json(source)
+    content = read_annotation_file(source)
     bad: dict[int, str] = {}
-    records = tuple(_image_records(content["images"], folder, source, bad if skip_bad else None))
-    if not records and not bad:
-        raise InputError(f"annotations {source}: expected at least one image, found an empty list.")
     notes: list[str] = []
-    ids = {record.id for record in records} | set(bad)
+    records = tuple(_image_records(content["images"], folder, source, notes, bad if skip_bad else None))
+    if not records and not bad:
+        raise InputError(f"annotations {source}: expected at least one image, found an empty list; check the file.")
+    categories = checked_categories(content.get("categories", []), source, notes)
     boxes = None
     if "annotations" in content:
-        boxes = tuple(_annotations(content["annotations"], ids, source, notes, skip_bad))
-    return CocoDataset(
-        records, _categories(content.get("categories", []), source), boxes, split, source, tuple(notes), bad
-    )
+        ids = {record.id for record in records}
+        every = checked_annotations(content["annotations"], ids | set(bad), source, notes, skip_bad)
+        boxes, categories = listed_only(every, categories, notes)
+        if not any(not box["iscrowd"] for box in boxes):
+            notes.append("No annotation that counts: there is nothing to measure.")
+        notes.extend(_outside(boxes, records))
+    dataset = CocoDataset(records, categories, boxes, split, source, tuple(notes), bad, folder)
+    return _one_id_per_file(dataset, skip_bad)
+
+
+def _outside(boxes: Sequence[Mapping[str, Any]], records: Sequence[ImageRecord]) -> Iterator[str]:
+    """What corners instead of sizes look like: boxes far beyond their images."""
+    sizes = {record.id: record.size for record in records if record.size}
+    beyond = 0
+    for box in boxes:
+        height, width = sizes.get(box["image_id"]) or (math.inf, math.inf)
+        x, y, w, h = box["bbox"]
+        beyond += x + w > width + 2 or y + h > height + 2 or x < -2 or y < -2
+    if beyond:
+        yield (
+            f"{beyond} of {len(boxes)} boxes reach more than 2 pixels beyond their image; COCO's boxes are "
+            "[x, y, width, height], not corners."
+        )
 
 
 def load_folder(images: str | Path) -> CocoDataset:
@@ -152,7 +198,8 @@ def load_folder(images: str | Path) -> CocoDataset:
         raise InputError(
             f"--images {folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none; check the folder."
         )
-    return CocoDataset(tuple(ImageRecord(i, path) for i, path in enumerate(paths, 1)), {}, None)
+    records = tuple(ImageRecord(i, path) for i, path in enumerate(paths, 1))
+    return CocoDataset(records, {}, None, folder=folder)
 
 
 def check_categories(dataset: CocoDataset, num_classes: int, skip_bad: bool = False) -> CocoDataset:
@@ -163,15 +210,14 @@ def check_categories(dataset: CocoDataset, num_classes: int, skip_bad: bool = Fa
             boxes are left out, with a note).
     """
     used = {box["category_id"] for box in dataset.annotations or ()}
+    dataset = _without_unused(dataset, used, num_classes)
     unknown = {
-        id_: dataset.categories.get(id_, "unnamed")
-        for id_ in sorted(used | set(dataset.categories))
-        if not 1 <= id_ <= num_classes
+        id_: dataset.categories.get(id_, "unnamed") for id_ in sorted(used) if not 1 <= id_ <= num_classes
     }
     if not unknown:
         return dataset
-    named = ", ".join(f"{id_} ({name})" for id_, name in list(unknown.items())[:8])
-    more = f", and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+    named = ", ".join(f"{id_} ({name[:40]})" for id_, name in list(unknown.items())[:6])
+    more = f", and {len(unknown) - 6} more" if len(unknown) > 6 else ""
     if not skip_bad:
         raise InputError(
             f"annotations {dataset.source}: expected category ids from 1 to {num_classes}, which the weights know, "
@@ -188,120 +234,104 @@ def check_categories(dataset: CocoDataset, num_classes: int, skip_bad: bool = Fa
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    expected = "an annotation file in COCO's format (a JSON object with images, annotations and categories)"
-    if not path.is_file():
-        raise InputError(f"annotations {path}: expected {expected}, found no such file; check the path.")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"annotations {path}: expected {expected}, found no JSON ({str(error)[:120]}); check the file."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"annotations {path}: expected {expected}, found a JSON {type(content).__name__}.")
-    for key in ("images", "annotations", "categories"):
-        optional = key != "images" and "annotations" not in content and path.name.startswith("image_info")
-        if key not in content and not optional:
-            found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
-            raise InputError(
-                f"annotations {path}: expected {expected}, found no {key!r} but {found}; convert it to COCO's format."
-            )
-        if not isinstance(content.get(key, []), list):
-            raise InputError(f"annotations {path}: expected {key!r} to be a list; convert it to COCO's format.")
-    return content
+def _without_unused(dataset: CocoDataset, used: Collection[int], num_classes: int) -> CocoDataset:
+    """Without categories that the weights don't know and no annotation uses, such as id 0 of Roboflow's files."""
+    unused = {
+        id_: name
+        for id_, name in sorted(dataset.categories.items())
+        if id_ not in used and not 1 <= id_ <= num_classes
+    }
+    if not unused:
+        return dataset
+    named = ", ".join(f"{id_} ({name[:40]})" for id_, name in list(unused.items())[:4])
+    more = f", and {len(unused) - 4} more" if len(unused) > 4 else ""
+    note = f"{len(unused)} categories that the weights don't know and no annotation uses left out: {named}{more}."
+    categories = {id_: name for id_, name in dataset.categories.items() if id_ not in unused}
+    return dataclasses.replace(dataset, categories=categories, notes=(*dataset.notes, note))
 
 
 def _image_records(
-    entries: Sequence[Any], folder: Path, source: Path, bad: dict[int, str] | None
+    entries: Sequence[Any], folder: Path, source: Path, notes: list[str], bad: dict[int, str] | None
 ) -> Iterator[ImageRecord]:
     seen: set[int] = set()
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not _is_id(entry.get("id")) or not entry.get("file_name"):
+    read = 0
+    for number, entry in enumerate(entries, 1):
+        id_ = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+        if id_ is None or not _is_file_name(entry.get("file_name")):
             raise InputError(
                 f"annotations {source}: expected images with a whole number as id and a file_name, found "
-                f"{str(entry)[:120]} as number {number}; convert the file to COCO's format."
+                f"{_found_image(entry)} as image {number}; convert the file to COCO's format."
             )
-        if entry["id"] in seen:
+        read += type(entry["id"]) is not int
+        if id_ in seen:
             raise InputError(
-                f"annotations {source}: expected every image id once, found {entry['id']} twice "
-                f"({entry['file_name']}); remove one of them."
+                f"annotations {source}: expected every image id once, found {id_} twice "
+                f"({shown(entry['file_name'])}); remove one of them."
             )
-        seen.add(entry["id"])
+        seen.add(id_)
+        path = folder / entry["file_name"]
         height, width = entry.get("height"), entry.get("width")
+        sides = [int(finite_number(side, _LONGEST_SIDE) or 0) for side in (height, width)]
         if height is None and width is None:
-            yield ImageRecord(entry["id"], folder / str(entry["file_name"]))
-        elif _is_number(height) and _is_number(width) and int(height) > 0 and int(width) > 0:
-            yield ImageRecord(entry["id"], folder / str(entry["file_name"]), (int(height), int(width)))
+            yield ImageRecord(id_, path)
+        elif min(sides) >= 1:
+            yield ImageRecord(id_, path, (sides[0], sides[1]))
         else:
             reason = (
-                f"image {folder / str(entry['file_name'])} (id {entry['id']}): expected a height and width of at least "
-                f"1 pixel, the annotations say {height} x {width}"
+                f"image {path} (id {id_}): expected a height and width of at least 1 pixel, the annotations say "
+                f"{shown(height)} x {shown(width)}"
             )
             if bad is None:
                 raise InputError(f"{reason}; correct {source}, or use --skip-bad-images.")
-            bad[entry["id"]] = reason
+            bad[id_] = reason
+    if read:
+        notes.append(f"{read} image ids that are text or fractions: read as the whole numbers that they mean.")
 
 
-def _annotations(
-    entries: Sequence[Any], image_ids: set[int], source: Path, notes: list[str], skip_bad: bool
-) -> Iterator[dict[str, Any]]:
-    """Checked copies, with what pycocotools needs filled in."""
-    filled = skipped = 0
-    for number, entry in enumerate(entries, 1):
-        problem = _problem(entry, image_ids)
-        if problem and not skip_bad:
-            raise InputError(
-                f"annotations {source}: expected {problem}, found {str(entry)[:160]} as annotation {number}; correct "
-                "it, or use --skip-bad-images to leave it out."
-            )
-        if problem:
-            skipped += 1
-            continue
-        complete = dict(entry)
-        complete.setdefault("id", number)
-        if "area" not in entry or "iscrowd" not in entry:
-            filled += 1
-            complete.setdefault("area", entry["bbox"][2] * entry["bbox"][3])
-            complete.setdefault("iscrowd", 0)
-        yield complete
-    if filled:
-        notes.append(f"{filled} annotations without area or iscrowd: area is width x height, iscrowd 0.")
-    if skipped:
-        notes.append(f"{skipped} annotations that cannot be used left out.")
+def _is_file_name(value: Any) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_NAME:
+        return False
+    return "\0" not in value and clean_text(value) == value
 
 
-def _problem(entry: Any, image_ids: set[int]) -> str | None:
+def _found_image(entry: Any) -> str:
     if not isinstance(entry, dict):
-        return "annotations to be objects"
-    if not _is_id(entry.get("category_id")):
-        return "a whole number as category_id"
-    if entry.get("image_id") not in image_ids:
-        return "an image_id that is in the list of images"
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        return "a bbox [x, y, width, height]"
-    if box[2] < 0 or box[3] < 0:
-        return "a bbox with width and height of at least 0"
-    return None
+        return shown(entry)
+    return f"id {shown(entry.get('id'))} and file_name {shown(entry.get('file_name'))}"
 
 
-def _categories(entries: Sequence[Any], source: Path) -> dict[int, str]:
-    categories: dict[int, str] = {}
-    for entry in entries:
-        if not isinstance(entry, dict) or not _is_id(entry.get("id")):
+def _one_id_per_file(dataset: CocoDataset, skip_bad: bool) -> CocoDataset:
+    """The dataset, if no file has two ids whose boxes differ: then neither has all boxes of the picture.
+
+    Where they are the same, every id counts, as in pycocotools.
+    """
+    ids: dict[Path, list[int]] = {}
+    for image in dataset.images:
+        ids.setdefault(image.path, []).append(image.id)
+    several = {path: group for path, group in ids.items() if len(group) > 1}
+    if not several:
+        return dataset
+    boxes: dict[int, list[tuple[Any, ...]]] = {}
+    for box in dataset.annotations or ():
+        boxes.setdefault(box["image_id"], []).append((box["category_id"], *box["bbox"], box["iscrowd"]))
+    for path, group in several.items():
+        if any(sorted(boxes.get(id_, ())) != sorted(boxes.get(group[0], ())) for id_ in group) and not skip_bad:
             raise InputError(
-                f"annotations {source}: expected categories with a whole number as id, found {str(entry)[:120]}."
+                f"annotations {dataset.source}: expected one id per image file, found {path.name} as "
+                f"{', '.join(map(str, group[:5]))} with different boxes, so that none has all of them; give the file "
+                "one id, or use --skip-bad-images to keep the first."
             )
-        categories[entry["id"]] = str(entry.get("name", entry["id"]))
-    return categories
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
+    more = sum(len(group) - 1 for group in several.values())
+    if not skip_bad:
+        note = f"{len(several)} files are listed under several ids ({more} more than files); every id counts."
+        return dataclasses.replace(dataset, notes=(*dataset.notes, note))
+    kept = {group[0] for group in ids.values()}
+    note = f"{more} images left out whose file is listed under another id."
+    return dataclasses.replace(
+        dataset,
+        images=tuple(image for image in dataset.images if image.id in kept),
+        annotations=None
+        if dataset.annotations is None
+        else tuple(box for box in dataset.annotations if box["image_id"] in kept),
+        notes=(*dataset.notes, note),
+    )

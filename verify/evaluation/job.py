@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from effdet_model.errors import InputError, unknown_name
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import read_metadata
 from porting.files import atomic_write
+from porting.version import tool_version
 from porting.weights.files import file_sha256
 from verify.evaluation.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
 from verify.evaluation.metrics import EVALUATORS, check_evaluator
@@ -105,15 +108,30 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the detections depend on."""
+        """What the detections depend on; not threads, batch size and processes, which change the last bits at most.
+
+        The contents of the images stand beside each image's detections.
+        """
         return {
             "weights_sha256": self.weights_sha256,
             "config": self.config.to_dict(),
             "nms": dataclasses.asdict(self.profile),
+            "folder": str(self.dataset.folder.resolve()) if self.dataset.folder else None,
             "images": self.dataset.image_list_sha256,
+            "engine": "torch",
+            "device": self.device.type,
+            "compile": self.options.compile,
             "amp": self.options.amp,
+            "channels_last": self.channels_last,
             "skip_bad_images": self.options.skip_bad_images,
+            "tool": tool_version(),
         }
+
+    @property
+    def config_sha256(self) -> str:
+        """SHA-256 of the model's configuration, as JSON with sorted keys."""
+        text = json.dumps(self.config.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def work_path(self, rank: int) -> Path | None:
         """Where a process keeps its results while it runs; None where nothing is written at all."""
@@ -191,7 +209,22 @@ def _dataset(options: EvaluateOptions) -> CocoDataset:
         dataset = load_annotated(options.images, options.annotations, skip_bad=options.skip_bad_images)
     else:
         raise InputError("dataset: expected --coco, or --images with --annotations, found neither; name one.")
-    return dataset if options.limit is None else dataset.first(options.limit)
+    if options.limit is not None:
+        dataset = dataset.first(options.limit)
+    if not options.skip_bad_images:
+        _check_files(dataset)
+    return dataset
+
+
+def _check_files(dataset: CocoDataset) -> None:
+    """Refuse images that are not there before the first one is read."""
+    missing = [image for image in dataset.images if not image.path.is_file()]
+    if missing:
+        raise InputError(
+            f"dataset {dataset.source}: expected its {len(dataset.images)} images in {dataset.folder}, found no file "
+            f"for {len(missing)} of them (the first: id {missing[0].id}, {missing[0].path.name}); check the folder, or "
+            "use --skip-bad-images."
+        )
 
 
 def _output(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,14 +29,16 @@ class Batch:
         images: float32 [n, 3, H, W], normalised and padded; n may be 0.
         records, scales, sizes: of these n images: where from, original pixels per input pixel, (height, width) as
             decoded.
-        bad: the images of this batch that cannot be used, each with the reason.
+        bad: the images of this batch that cannot be used, each with the reason and its hash.
+        hashes: SHA-256 of the files of these n images, as read.
     """
 
     images: Tensor
     records: tuple[ImageRecord, ...]
     scales: tuple[float, ...]
     sizes: tuple[tuple[int, int], ...]
-    bad: tuple[tuple[ImageRecord, str], ...]
+    bad: tuple[tuple[ImageRecord, str, str | None], ...]
+    hashes: tuple[str | None, ...] = ()
 
 
 def batches(
@@ -70,21 +74,38 @@ class _Loaded:
     image: Tensor
     scale: float
     size: tuple[int, int]
+    sha256: str | None
 
 
 @dataclass(frozen=True)
 class _Bad:
     record: ImageRecord
     reason: str
+    sha256: str | None
+
+
+def image_sha256(path: Path) -> str | None:
+    """SHA-256 of an image file; None where it cannot be read."""
+    data = _bytes_of(path)
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _load(record: ImageRecord, config: Any) -> _Loaded | _Bad:
+    data = _bytes_of(record.path)
+    sha256 = None if data is None else hashlib.sha256(data).hexdigest()
     try:
-        pixels = decode_image(record.path)
+        pixels = decode_image(record.path) if data is None else decode_image(data, name=str(record.path))
         image, scale = preprocess(pixels, config)
     except InputError as error:
-        return _Bad(record, str(error))
-    return _Loaded(record, image, scale, (pixels.shape[0], pixels.shape[1]))
+        return _Bad(record, str(error), sha256)
+    return _Loaded(record, image, scale, (pixels.shape[0], pixels.shape[1]), sha256)
 
 
 def _collate(futures: list[Future[_Loaded | _Bad]], size: tuple[int, int], channels_last: bool) -> Batch:
@@ -99,5 +120,6 @@ def _collate(futures: list[Future[_Loaded | _Bad]], size: tuple[int, int], chann
         tuple(item.record for item in good),
         tuple(item.scale for item in good),
         tuple(item.size for item in good),
-        tuple((item.record, item.reason) for item in done if isinstance(item, _Bad)),
+        tuple((item.record, item.reason, item.sha256) for item in done if isinstance(item, _Bad)),
+        tuple(item.sha256 for item in good),
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
+from effdet_model.nms_profiles import NmsProfile, resolve_profile
 from effdet_model.variants import get_config
-from porting.official.catalog import FAMILIES, CatalogEntry, find
-from verify.evaluation.coco import CocoDataset
+from porting.official.catalog import FAMILIES, CatalogEntry, config_overrides, find
+from verify.evaluation.coco import VALIDATION_COUNTS, CocoDataset
 
 AP_TOLERANCE = 0.1
 """How far an AP may be from the published one, in points (percent)."""
@@ -40,8 +41,9 @@ class PublishedVerdict:
     """A measured AP beside the published one, both in points (percent).
 
     Attributes:
-        judged: whether weights, dataset, image size, anchors and suppression are the published ones; otherwise the
-            numbers stand side by side without a verdict. reason: what is not, or where the number is from.
+        judged: whether dataset, configuration, image size, anchors, suppression and precision are the published
+            ones; otherwise the numbers stand side by side without a verdict. reason: what is not, or where the number
+            is from.
     """
 
     published_ap: float
@@ -99,17 +101,21 @@ def era_of(variant: str, metadata: Mapping[str, Any] | None, family: str | None 
 def published_verdict(
     dataset: CocoDataset,
     config: EfficientDetConfig,
-    profile: str,
+    profile: str | NmsProfile,
     metadata: Mapping[str, Any] | None,
     era: Era | None,
     ap: float,
+    conditions: Sequence[str] = (),
 ) -> PublishedVerdict | None:
-    """The published AP beside a measured one; None unless this is val2017 and a released variant.
+    """The published AP beside a measured one; None unless this is called val2017 and a released variant.
+
+    It is judged only for the whole of val2017, with the official configuration, and where no `conditions` are named.
 
     Args:
-        ap: measured, in [0, 1].
+        profile: the suppression, best as the whole record. ap: measured, in [0, 1].
+        conditions: how else this run differs from one that may be judged, e.g. "mixed precision".
     """
-    if not dataset.is_published_validation:
+    if not dataset.claims_validation:
         return None
     try:
         origin = era or era_of(config.name, metadata)
@@ -118,14 +124,41 @@ def published_verdict(
     published = origin.entry.ap_val
     if published is None:
         return None
-    wrong = []
-    if config.image_size != get_config(origin.entry.variant).image_size:
-        wrong.append("image size")
-    if config.aspect_ratios != FAMILIES[origin.family].aspect_ratios:
-        wrong.append("anchors")
-    if profile != origin.profile:
-        wrong.append(f"suppression ({profile} instead of {origin.profile})")
+    wrong = [*_dataset_differences(dataset), *_config_differences(config, origin)]
+    name = profile if isinstance(profile, str) else profile.name
+    if name != origin.profile:
+        wrong.append(f"suppression ({name} instead of {origin.profile})")
+    elif not isinstance(profile, str) and profile != resolve_profile(origin.profile):
+        wrong.append(f"thresholds of the suppression {name}")
+    if ((metadata or {}).get("source") or {}).get("variables") == "raw":
+        wrong.append("variables (raw instead of moving averages)")
+    wrong += conditions
     reason = origin.reason
     if wrong:
-        reason = f"not judged, since not the published: {', '.join(wrong)}; --as-published takes them"
+        advice = "" if era else "; --as-published takes anchors and suppression"
+        reason = f"not judged, since not the published: {', '.join(wrong)}{advice}"
     return PublishedVerdict(published, 100 * ap, origin.family, not wrong, reason)
+
+
+def _dataset_differences(dataset: CocoDataset) -> list[str]:
+    if dataset.is_published_validation:
+        return []
+    images, boxes, _ = VALIDATION_COUNTS
+    found = f"{len(dataset.images)} images and {len(dataset.annotations or ())} annotations"
+    whole = f"{images} and {boxes}"
+    return [f"dataset ({found} instead of val2017's {whole})" if whole not in found else "dataset (not val2017's ids)"]
+
+
+def _config_differences(config: EfficientDetConfig, origin: Era) -> list[str]:
+    """Fields in which a model differs from the released one; the names of its classes don't matter."""
+    official = get_config(origin.entry.variant, **config_overrides(origin.entry))
+    mine, theirs = config.to_dict(), official.to_dict()
+    named = {"image_size": "image size", "aspect_ratios": "anchors"}
+    wrong = [
+        named.get(key, key)
+        for key in theirs
+        if key not in ("label_map", "nms_configs") and mine[key] != theirs[key]
+    ]
+    of_method = ("method", "pyfunc")
+    thresholds = [{k: v for k, v in side["nms_configs"].items() if k not in of_method} for side in (mine, theirs)]
+    return wrong + ["nms_configs"] * (thresholds[0] != thresholds[1])

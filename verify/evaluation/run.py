@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from effdet_model.errors import InputError
 from effdet_model.nms import postprocess
 from verify.evaluation.coco import CocoDataset, ImageRecord
 from verify.evaluation.job import EvaluateOptions, Job, prepare
-from verify.evaluation.loading import Batch, batches
+from verify.evaluation.loading import Batch, batches, image_sha256
 from verify.evaluation.metrics import coco_metrics
 from verify.evaluation.published import published_verdict
 from verify.evaluation.ranks import Ranks, ranks
@@ -47,7 +48,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult | None:
         with _opened_store(job, rank) as store:
             resumed = _shared_results(store, rank)
             done, total = len(resumed), len(job.dataset.images)
-            for results in _detect_all(job, rank, set(resumed)):
+            for results in detect_all(job, rank, set(resumed)):
                 store.append(results)
                 done = min(done + len(results) * rank.world, total)
                 if options.progress and rank.is_first:
@@ -73,6 +74,7 @@ def _opened_store(job: Job, rank: Ranks) -> DetectionsStore:
     if job.options.resume:
         for path in job.work_files():
             found += read_work_file(path, job.settings)[0]
+        _check_contents(job, found[rank.rank :: rank.world])
     rank.wait()
     if not job.options.resume and rank.is_first:
         for path in job.work_files():
@@ -83,12 +85,27 @@ def _opened_store(job: Job, rank: Ranks) -> DetectionsStore:
     return store
 
 
+def _check_contents(job: Job, done: Sequence[ImageResult]) -> None:
+    """Refuse to go on where an image is no longer the one whose detections are at hand."""
+    paths = {image.id: image.path for image in job.dataset.images}
+    with ThreadPoolExecutor(max(1, job.options.workers)) as pool:
+        now = pool.map(lambda result: image_sha256(paths[result.image_id]), done)
+        changed = [result for result, sha256 in zip(done, now, strict=True) if result.sha256 != sha256]
+    if changed:
+        first = changed[0]
+        raise InputError(
+            f"resume: expected the images that the earlier run read, found {len(changed)} of {len(done)} with other "
+            f"contents (the first: id {first.image_id}, {paths[first.image_id]}); put them back, or leave --resume out "
+            "to start anew."
+        )
+
+
 def _shared_results(store: DetectionsStore, rank: Ranks) -> list[int]:
     """Ids of the images that any process has results of."""
     return sorted({image_id for ids in rank.gather(list(store.results)) for image_id in ids})
 
 
-def _detect_all(job: Job, rank: Ranks, done: set[int]) -> Iterator[list[ImageResult]]:
+def detect_all(job: Job, rank: Ranks, done: set[int]) -> Iterator[list[ImageResult]]:
     """This process' batches, without the images that are done."""
     images, size = job.dataset.images, job.options.batch_size
     groups: list[Sequence[ImageRecord]] = [images[start : start + size] for start in range(0, len(images), size)]
@@ -98,9 +115,9 @@ def _detect_all(job: Job, rank: Ranks, done: set[int]) -> Iterator[list[ImageRes
     with torch.inference_mode(), _exact_float32():
         for batch in loaded:
             if batch.bad and not job.options.skip_bad_images:
-                record, reason = batch.bad[0]
+                record, reason, _ = batch.bad[0]
                 raise InputError(f"image id {record.id}: {reason} Or use --skip-bad-images.")
-            skipped = [ImageResult.skipped(record.id, reason) for record, reason in batch.bad]
+            skipped = [ImageResult.skipped(record.id, reason, sha256) for record, reason, sha256 in batch.bad]
             yield _detect(job, batch, anchors) + skipped
 
 
@@ -113,8 +130,8 @@ def _detect(job: Job, batch: Batch, anchors: Tensor) -> list[ImageResult]:
         batch.scales, job.config.image_size, batch.sizes,
     )  # fmt: skip
     return [
-        ImageResult(record.id, detections_to_rows(detections), size)
-        for record, detections, size in zip(batch.records, found, batch.sizes, strict=True)
+        ImageResult(record.id, detections_to_rows(detections), size, None, sha256)
+        for record, detections, size, sha256 in zip(batch.records, found, batch.sizes, batch.hashes, strict=True)
     ]
 
 
@@ -154,8 +171,10 @@ def _finish(job: Job, store: DetectionsStore, resumed: int, seconds: float, rank
     metrics = published = None
     if dataset.annotations is not None:
         metrics = coco_metrics(dataset, found, (result.image_id for result in judged), options.evaluator)
+        skipped = len(dataset.images) - len(judged) + len(dataset.bad_images)
+        conditions = [f"images ({skipped} skipped)"] * bool(skipped) + ["precision (mixed)"] * options.amp
         published = published_verdict(
-            dataset, job.config, job.profile.name, job.metadata, job.era, metrics.ap
+            dataset, job.config, job.profile, job.metadata, job.era, metrics.ap, conditions
         )
     result = EvaluationResult(
         variant=job.config.name,

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from effdet_model.errors import InputError
 from porting.files import atomic_write
 
-FORMAT = "effdet-port detections 1"
+FORMAT = "effdet-port detections 2"
+_SHOWN = 4
 _NO_ROWS = np.zeros((0, 6), np.float32)
 
 
@@ -29,17 +30,19 @@ class ImageResult:
         rows: float32 [n, 6]: x, y, width, height in original pixels, score, COCO category id; best score first.
         size: (height, width) of the decoded image; None where it could not be read.
         bad: why it was skipped; None where it was not.
+        sha256: of the image file, as it was read; None where it could not be, or nobody asks.
     """
 
     image_id: int
     rows: npt.NDArray[np.float32]
     size: tuple[int, int] | None = None
     bad: str | None = None
+    sha256: str | None = None
 
     @classmethod
-    def skipped(cls, image_id: int, reason: str) -> ImageResult:
+    def skipped(cls, image_id: int, reason: str, sha256: str | None = None) -> ImageResult:
         """An image that could not be used."""
-        return cls(image_id, _NO_ROWS, None, reason)
+        return cls(image_id, _NO_ROWS, None, reason, sha256)
 
     def coco_results(self) -> list[dict[str, Any]]:
         """Its detections in COCO's results format; only scores above 0."""
@@ -51,14 +54,14 @@ class ImageResult:
 
     def to_plain(self) -> list[Any]:
         """Plain data; float32 values survive JSON exactly."""
-        return [self.image_id, self.size, self.bad, self.rows.astype(np.float64).tolist()]
+        return [self.image_id, self.size, self.bad, self.sha256, self.rows.astype(np.float64).tolist()]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Any]) -> ImageResult:
         """What `to_plain` wrote."""
-        image_id, size, bad, rows = plain
+        image_id, size, bad, sha256, rows = plain
         array = np.array(rows, np.float32).reshape(-1, 6)
-        return cls(int(image_id), array, tuple(size) if size else None, bad)
+        return cls(int(image_id), array, tuple(size) if size else None, bad, sha256)
 
 
 def detections_to_rows(detections: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -166,11 +169,21 @@ def read_work_file(path: Path, settings: Mapping[str, Any]) -> tuple[list[ImageR
             if end == 0:
                 _check_header(path, content, json.loads(json.dumps(settings)))
             else:
-                results += [ImageResult.from_plain(plain) for plain in content["images"]]
+                results += _results(path, content)
             end += len(line)
     if end == 0 and path.stat().st_size > 1 << 16:
         raise InputError(f"resume: expected {path} to be a work file of evaluate, found something else; move it.")
     return results, end
+
+
+def _results(path: Path, content: Mapping[str, Any]) -> list[ImageResult]:
+    try:
+        return [ImageResult.from_plain(plain) for plain in content["images"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"resume: expected {path} to be a work file of evaluate, found a line with other content; move it, or "
+            "leave --resume out to start anew."
+        ) from error
 
 
 def write_results(path: Path, results: Iterable[ImageResult], server_name: str | None = None) -> None:
@@ -212,22 +225,40 @@ def _whole_line(line: bytes) -> dict[str, Any] | None:
 
 def _check_header(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if header.get("format") != FORMAT:
-        raise InputError(f"resume: expected {path} to be a work file of evaluate, found something else; move it.")
-    begun = header["settings"]
-    different = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
+        found = header.get("format")
+        other = found if isinstance(found, str) and found.startswith(FORMAT[:-1]) else "something else"
+        raise InputError(
+            f"resume: expected {path} to be a work file of evaluate ({FORMAT}), found {other[:40]}; move it, or leave "
+            "--resume out to start anew."
+        )
+    begun, wanted = _flat(header.get("settings")), _flat(settings)
+    different = [key for key in {**wanted, **begun} if begun.get(key) != wanted.get(key)]
     if different:
         shown = "; ".join(
-            f"{key} was {_short(begun.get(key))}, now {_short(settings.get(key))}" for key in different
+            f"{key} was {_short(begun.get(key))}, now {_short(wanted.get(key))}" for key in different[:_SHOWN]
         )
+        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         raise InputError(
-            f"resume: expected the settings that {path} was begun with, found others: {shown}. Use the same ones, or "
-            "leave --resume out to start anew."
+            f"resume: expected the settings that {path} was begun with, found others: {shown}{more}. Use the same "
+            "ones, or leave --resume out to start anew."
         )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names, so that a message names the one that differs."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {
+        key: leaf
+        for part, inner in value.items()
+        for key, leaf in _flat(inner, f"{name}.{part}" if name else str(part)).items()
+    }
 
 
 def _short(value: Any) -> str:
+    """JSON text of at most about 70 characters; of a long one both ends, where paths differ."""
     text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 70 else f"{text[:20]}...{text[-45:]}"
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
