@@ -242,6 +242,7 @@ def diff(
 @click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes.")
 @click.option("--detections", type=PATH, metavar="OUT.json|.zip", help="COCO results.")
 @click.option("--metrics", type=PATH, metavar="OUT.json", help="The 12 metrics and more.")
+@click.option("--report", type=PATH, metavar="DIR", help="evaluate.json, evaluate.md, evaluate.html.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Image readers.")
 @click.option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
@@ -253,22 +254,27 @@ def diff(
 @click.option("--evaluator", default="pycocotools", show_default=True, help="Or faster_coco_eval, checked equal.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
 @json_option
-def evaluate(hparams: str | None, as_json: bool, **how: Any) -> None:
+def evaluate(hparams: str | None, report: Path | None, as_json: bool, **how: Any) -> None:
     """COCO evaluation of ported weights; also under torchrun, which splits the images."""
     from effdet_model.hparams import parse_hparams
     from porting.progress import progress
-    from verify.evaluation.run import EvaluateOptions
+    from verify.evaluation.options import EvaluateOptions
     from verify.evaluation.run import evaluate as run
     from verify.evaluation.show import print_evaluation
+    from verify.report.evaluation import write_evaluation_report
 
+    overrides = parse_hparams(hparams).fields
     with progress("evaluating", "images") as shown:
-        result = run(EvaluateOptions(**how, overrides=parse_hparams(hparams).fields, progress=shown))
+        result = run(EvaluateOptions(**how, report=report, overrides=overrides, hparams=hparams, progress=shown))
     if result is None:
         return
+    pages = write_evaluation_report(result, report) if report else []
     if as_json:
         _print_json(result.to_json())
     else:
         print_evaluation(result, _console())
+        for page in pages:
+            click.echo(page)
     sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
 
 

@@ -20,7 +20,7 @@ import torch
 
 from demo.drawn_images import draw_dataset
 from effdet_model.errors import InputError
-from tests.verify.evaluation_cases import copied_dataset, run, tiny_weights
+from tests.verify.evaluation.cases import copied_dataset, run, tiny_weights
 from verify.evaluation.metrics import METRIC_NAMES
 from verify.evaluation.result import EvaluationResult
 from verify.evaluation.run import EvaluateOptions

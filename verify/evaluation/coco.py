@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from effdet_model.errors import InputError
-from verify.evaluation.annotation_checks import checked_annotations, checked_categories, listed_only
-from verify.evaluation.annotation_file import read_annotation_file
-from verify.evaluation.annotation_values import clean_text, finite_number, shown, whole_number
+from verify.evaluation.annotations.checks import checked_annotations, checked_categories, listed_only
+from verify.evaluation.annotations.file import read_annotation_file
+from verify.evaluation.annotations.values import clean_text, finite_number, shown, whole_number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 ANNOTATION_PATTERNS = ("annotations/instances_{split}.json", "annotations/image_info_{split}.json")

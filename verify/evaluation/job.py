@@ -1,4 +1,4 @@
-"""What an evaluation is to do: options, and everything that can be checked before the first image is read."""
+"""What an evaluation is to do: everything that can be checked before the first image is read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,60 +24,13 @@ from porting.weights.files import file_sha256
 from verify.evaluation.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
 from verify.evaluation.metrics import EVALUATORS, check_evaluator
 from verify.evaluation.model_settings import prepare_model
+from verify.evaluation.options import EvaluateOptions
+from verify.evaluation.options import Progress as Progress
 from verify.evaluation.published import Era, era_of
 from verify.evaluation.ranks import Ranks
+from verify.report import make_folder
 
 WORK_SUFFIX = ".work.jsonl"
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, how many there are)."""
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What to evaluate, and how. Paths as given by the user.
-
-    Attributes:
-        variant: may be None where the weights' metadata names it.
-        coco: a folder in COCO's layout, of which `split` is taken; or `images` and `annotations`.
-        nms: name of a suppression profile; None: the published one with `as_published`, else numpy_gaussian.
-        image_size: (height, width), one number or text; None: the weights' own.
-        as_published: anchors and suppression of the day on which the weights' `family` was published.
-        detections: where COCO results go (.json, or .zip). metrics: where the metrics go, as JSON.
-        workers: threads that read images ahead. device: e.g. "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
-        amp: mixed precision (bfloat16 on the CPU, float16 on a GPU). compile: torch.compile the model.
-        channels_last: NHWC memory format; None: on the CPU, where it is faster.
-        resume: continue where an earlier run with the same settings ended.
-        skip_bad_images: leave out, and count, what cannot be used, instead of refusing it.
-        evaluator: engine of the metrics. limit: only the first so many images.
-        progress: called with (images done, how many there are), under torchrun in the first process.
-        overrides: config fields, e.g. parsed from --hparams.
-    """
-
-    weights: str | Path
-    variant: str | None = None
-    coco: str | Path | None = None
-    split: str = "val2017"
-    images: str | Path | None = None
-    annotations: str | Path | None = None
-    nms: str | None = None
-    image_size: int | str | tuple[int, int] | None = None
-    as_published: bool = False
-    family: str | None = None
-    detections: str | Path | None = None
-    metrics: str | Path | None = None
-    batch_size: int = 8
-    workers: int = 2
-    device: str | None = None
-    amp: bool = False
-    channels_last: bool | None = None
-    compile: bool = False
-    resume: bool = False
-    skip_bad_images: bool = False
-    evaluator: str = "pycocotools"
-    limit: int | None = None
-    progress: Progress | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,6 +138,9 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
     for path in (detections, options.metrics):
         if path is not None and rank.is_first:
             _check_writable(Path(path))
+    if options.report is not None and rank.is_first:
+        make_folder(Path(options.report))
+        _check_writable(Path(options.report) / "evaluate.html")
     if options.metrics is not None and dataset.annotations is None:
         raise InputError(f"--metrics: expected annotations to measure with, found none in {dataset.source}.")
     if options.resume and detections is None and options.metrics is None:

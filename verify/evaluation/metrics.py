@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from effdet_model.errors import InputError, unknown_name
 from effdet_model.extras import needs
@@ -29,6 +30,30 @@ Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class ClassMetrics:
+    """One category's AP at IoU 0.50:0.95, 0.50 and 0.75, and AR with 100 detections; -1: nothing to measure."""
+
+    ap: float
+    ap50: float
+    ap75: float
+    ar100: float
+
+
+@dataclass(frozen=True)
+class PrecisionCurves:
+    """Precision over recall as pycocotools interpolates it, all areas, 100 detections.
+
+    Attributes:
+        recalls: 101 steps from 0 to 1. by_iou: "0.50", "0.75", "0.90" and "0.50:0.95" -> mean over the categories
+            with boxes. by_class: category name -> precision at IoU 0.50.
+    """
+
+    recalls: tuple[float, ...]
+    by_iou: Mapping[str, tuple[float, ...]]
+    by_class: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class CocoMetrics:
     """The 12 numbers, AP of every category, and how they were computed.
 
@@ -36,12 +61,15 @@ class CocoMetrics:
         values: by the names of `METRIC_NAMES`, in [0, 1]; -1 where there is nothing to measure.
         per_class: category name -> AP; -1 for a category without boxes.
         evaluator: the engine whose numbers these are. notes: what to know of them.
+        classes: category name -> its metrics. curves: None where there is nothing to measure.
     """
 
     values: Mapping[str, float]
     per_class: Mapping[str, float]
     evaluator: str = "pycocotools"
     notes: tuple[str, ...] = field(default=())
+    classes: Mapping[str, ClassMetrics] = field(default_factory=dict)
+    curves: PrecisionCurves | None = None
 
     @property
     def ap(self) -> float:
@@ -96,6 +124,10 @@ def coco_metrics(
 class _Evaluated:
     stats: list[float]
     per_category: dict[int, float]
+    precision: npt.NDArray[np.float64]
+    """[IoU threshold, recall step, category], -1 where there is nothing to measure."""
+    recall: npt.NDArray[np.float64]
+    """[IoU threshold, category]."""
 
 
 def _dataset(dataset: CocoDataset, ids: Sequence[int]) -> dict[str, Any]:
@@ -122,12 +154,18 @@ def _evaluate(engine: str, truth: dict[str, Any], results: Sequence[Result], ids
         evaluation.accumulate()
         evaluation.summarize()
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    per_category = {}
-    for index, category in enumerate(evaluation.params.catIds):
-        measured = precision[:, :, index]
-        measured = measured[measured > -1]
-        per_category[int(category)] = float(measured.mean()) if measured.size else -1.0
-    return _Evaluated([float(value) for value in evaluation.stats[: len(METRIC_NAMES)]], per_category)
+    recall = np.asarray(evaluation.eval["recall"])[:, :, 0, -1]
+    per_category = {
+        int(category): _mean(precision[:, :, index]) for index, category in enumerate(evaluation.params.catIds)
+    }
+    stats = [float(value) for value in evaluation.stats[: len(METRIC_NAMES)]]
+    return _Evaluated(stats, per_category, precision, recall)
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    """Of what is measured; -1 where nothing is."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0
 
 
 def _engine(name: str) -> tuple[Any, Any]:
@@ -166,10 +204,50 @@ def _disagreement(truth: dict[str, Any], results: Sequence[Result], ids: Sequenc
 
 
 def _named(evaluated: _Evaluated, dataset: CocoDataset, engine: str, notes: tuple[str, ...]) -> CocoMetrics:
-    names = [dataset.categories.get(id_, str(id_)) for id_ in evaluated.per_category]
-    unique = len(set(names)) == len(names)
-    per_class = {
-        dataset.categories.get(id_, str(id_)) if unique else f"{id_} {dataset.categories.get(id_, '')}".strip(): value
-        for id_, value in evaluated.per_category.items()
-    }
-    return CocoMetrics(dict(zip(METRIC_NAMES, evaluated.stats, strict=True)), per_class, engine, notes)
+    ids = list(evaluated.per_category)
+    names = class_names(dataset, ids)
+    return CocoMetrics(
+        dict(zip(METRIC_NAMES, evaluated.stats, strict=True)),
+        {names[id_]: value for id_, value in evaluated.per_category.items()},
+        engine,
+        notes,
+        {names[id_]: _class_metrics(evaluated, index) for index, id_ in enumerate(ids)},
+        _curves(evaluated, [names[id_] for id_ in ids]),
+    )
+
+
+def class_names(dataset: CocoDataset, ids: Iterable[int]) -> dict[int, str]:
+    """Category id -> a name that no other has: the dataset's, with the id before it where names repeat."""
+    names = {id_: dataset.categories.get(id_, str(id_)) for id_ in ids}
+    if len(set(names.values())) == len(names):
+        return names
+    return {id_: f"{id_} {dataset.categories.get(id_, '')}".strip() for id_ in names}
+
+
+_AT_50, _AT_75, _AT_90 = 0, 5, 8
+"""Places of IoU thresholds among pycocotools' ten, from 0.50 to 0.95."""
+
+
+def _class_metrics(evaluated: _Evaluated, index: int) -> ClassMetrics:
+    precision = evaluated.precision[:, :, index]
+    return ClassMetrics(
+        _mean(precision), _mean(precision[_AT_50]), _mean(precision[_AT_75]), _mean(evaluated.recall[:, index])
+    )
+
+
+def _curves(evaluated: _Evaluated, names: Sequence[str]) -> PrecisionCurves | None:
+    precision = evaluated.precision
+    measured = [bool((precision[:, :, index] > -1).all()) for index in range(len(names))]
+    if not any(measured):
+        return None
+    mean = precision[:, :, measured].mean(axis=2)
+    rows = {"0.50": mean[_AT_50], "0.75": mean[_AT_75], "0.90": mean[_AT_90], "0.50:0.95": mean.mean(axis=0)}
+    return PrecisionCurves(
+        tuple(step / 100 for step in range(precision.shape[1])),
+        {name: tuple(map(float, row)) for name, row in rows.items()},
+        {
+            name: tuple(map(float, precision[_AT_50, :, index]))
+            for index, name in enumerate(names)
+            if measured[index]
+        },
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,16 @@ from torch import Tensor
 from effdet_model.anchors import anchors_from_config
 from effdet_model.errors import InputError
 from effdet_model.nms import postprocess
+from porting.files import file_sha256
+from porting.version import TOOL, tool_version
+from verify.diff.environment import environment
 from verify.evaluation.coco import CocoDataset, ImageRecord
-from verify.evaluation.job import EvaluateOptions, Job, prepare
+from verify.evaluation.findings.analysis import analyse
+from verify.evaluation.findings.examples import examples_of
+from verify.evaluation.job import Job, prepare
 from verify.evaluation.loading import Batch, batches, image_sha256
 from verify.evaluation.metrics import coco_metrics
+from verify.evaluation.options import EvaluateOptions, command
 from verify.evaluation.published import published_verdict
 from verify.evaluation.ranks import Ranks, ranks
 from verify.evaluation.result import EvaluationResult, SkippedImage
@@ -168,7 +175,7 @@ def _finish(job: Job, store: DetectionsStore, resumed: int, seconds: float, rank
     if job.detections is not None:
         write_results(job.detections, judged, job.server_name)
     found = [detection for result in judged for detection in result.coco_results()]
-    metrics = published = None
+    metrics = published = analysis = None
     if dataset.annotations is not None:
         metrics = coco_metrics(dataset, found, (result.image_id for result in judged), options.evaluator)
         skipped = len(dataset.images) - len(judged) + len(dataset.bad_images)
@@ -176,6 +183,8 @@ def _finish(job: Job, store: DetectionsStore, resumed: int, seconds: float, rank
         published = published_verdict(
             dataset, job.config, job.profile, job.metadata, job.era, metrics.ap, conditions
         )
+        if options.report is not None:
+            analysis = analyse(dataset, judged)
     result = EvaluationResult(
         variant=job.config.name,
         weights=str(options.weights),
@@ -200,10 +209,25 @@ def _finish(job: Job, store: DetectionsStore, resumed: int, seconds: float, rank
         | {"device": str(job.device), "channels_last": job.channels_last}
         | {"family": job.era.family if job.era else None},
         notes=(*dataset.notes, *_notes(job, judged)),
+        images_sha256=_images_sha256(judged),
+        annotations_sha256=file_sha256(dataset.source) if dataset.source else None,
+        config=job.config.to_dict(),
+        config_sha256=job.config_sha256,
+        tool=f"{TOOL} {tool_version()}",
+        environment=environment({}),
+        command=command(options, rank.world),
+        analysis=analysis,
+        examples=examples_of(dataset, judged, analysis) if options.report is not None else (),
+        image_names={image.id: dataset.name_of(image) for image in dataset.images},
     )
     if options.metrics is not None:
         result.write_json(Path(options.metrics))
     return result
+
+
+def _images_sha256(judged: Sequence[ImageResult]) -> str:
+    """Of the ids and file hashes of the images, one a line, in the dataset's order."""
+    return hashlib.sha256("\n".join(f"{r.image_id} {r.sha256}" for r in judged).encode()).hexdigest()
 
 
 def _skipped(dataset: CocoDataset, ordered: Iterable[ImageResult]) -> tuple[SkippedImage, ...]:

@@ -11,6 +11,11 @@ from verify.evaluation.result import EvaluationResult
 _PER_CLASS_SHOWN = 10
 
 
+def measured_text(value: float) -> str:
+    """A metric with four digits; pycocotools' -1 in words."""
+    return f"{value:.4f}" if value >= 0 else "nothing to measure"
+
+
 def print_evaluation(result: EvaluationResult, console: Console) -> None:
     """Metrics, the weakest and strongest classes, what was skipped, and the verdict where there is one."""
     height, width = result.image_size
@@ -20,7 +25,7 @@ def print_evaluation(result: EvaluationResult, console: Console) -> None:
         table.add_column("metric")
         table.add_column("value", justify="right")
         for name, value in result.metrics.values.items():
-            table.add_row(name, f"{value:.4f}")
+            table.add_row(name, measured_text(value))
         console.print(table)
         _print_per_class(result, console)
     else:
@@ -60,9 +65,9 @@ def _print_per_class(result: EvaluationResult, console: Console) -> None:
     table.add_column("AP", justify="right")
     cut = len(ranked) > 2 * _PER_CLASS_SHOWN
     for name, value in ranked[:_PER_CLASS_SHOWN] if cut else ranked:
-        table.add_row(Text(str(name)), f"{value:.4f}")
+        table.add_row(Text(str(name)), measured_text(value))
     if cut:
         table.add_row(f"... {len(ranked) - 2 * _PER_CLASS_SHOWN} more", "")
         for name, value in ranked[-_PER_CLASS_SHOWN:]:
-            table.add_row(Text(str(name)), f"{value:.4f}")
+            table.add_row(Text(str(name)), measured_text(value))
     console.print(table)

@@ -132,6 +132,8 @@ class Column:
         if self.kind == "shape":
             return str(math.prod(value))
         if self.kind == "number":
+            if isinstance(value, str):  # words in place of a number
+                return ""
             return str(float(value)).replace("inf", "Infinity")
         return self.text(value)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effdet_model.errors import InputError
-from verify.evaluation.annotation_values import (
+from verify.evaluation.annotations.values import (
     LARGEST_ID,
     LARGEST_SIDE,
     clean_text,

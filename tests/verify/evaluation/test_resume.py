@@ -14,7 +14,7 @@ from demo.drawn_images import draw_dataset
 from effdet_model import create_model
 from effdet_model.errors import InputError
 from porting.weights.files import write_weights
-from tests.verify.evaluation_cases import copied_dataset, run, tiny_weights
+from tests.verify.evaluation.cases import copied_dataset, run, tiny_weights
 from verify.evaluation.job import prepare
 from verify.evaluation.ranks import Ranks
 from verify.evaluation.run import EvaluateOptions, detect_all
@@ -35,9 +35,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(weights: Path, drawn: Path, tmp_path: Path) -> EvaluateOptions:
     copied_dataset(drawn, tmp_path)
     return EvaluateOptions(
-        weights=weights, images=tmp_path / "images", annotations=tmp_path / "instances.json", batch_size=2,
-        progress=False,
-    )  # fmt: skip
+        weights=weights, images=tmp_path / "images", annotations=tmp_path / "instances.json", batch_size=2
+    )
 
 
 @pytest.fixture

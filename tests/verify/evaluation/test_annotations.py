@@ -13,7 +13,7 @@ import pytest
 
 from demo.drawn_images import draw_dataset
 from effdet_model.errors import InputError
-from verify.evaluation.annotation_values import finite_number, flag, whole_number
+from verify.evaluation.annotations.values import finite_number, flag, whole_number
 from verify.evaluation.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
 from verify.evaluation.metrics import CocoMetrics, coco_metrics
 
