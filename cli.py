@@ -188,12 +188,14 @@ def variants(as_json: bool) -> None:
 @source_options
 @click.option("--weights", required=True, type=PATH, help=".pth or .safetensors.")
 @click.option("--image-size", metavar="HxW", help="Default: the weights' own.")
-@click.option("--image", "images", multiple=True, type=PATH, help="Compare on this image.")
+@click.option("--image", "images", multiple=True, type=PATH, help="Compare on this image; default: a drawn picture "
+              "and noise.")
 @click.option("--noise", "noise_seeds", multiple=True, type=int, metavar="SEED", help="Compare on seeded noise.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
               help="float64 is the proof: what is left then is not rounding.")
 @click.option("--isolate", is_flag=True, help="Feed every layer with TensorFlow's own input of that layer.")
-@click.option("--tolerance", type=float, help="Largest relative difference of a layer.")
+@click.option("--tolerance", type=float, help="Largest relative difference of a layer, against TensorFlow's run of the "
+              "same precision; default in float32: a multiple of TensorFlow's own distance from its float64.")
 @click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
 @click.option("--reference", default="tensorflow", show_default=True,
               help="tensorflow, automl:DIR (your clone) or savedmodel:DIR (a program: executed!).")
@@ -204,7 +206,7 @@ def diff(
     offline: bool, weights: Path, image_size: str | None, images: tuple[Path, ...], noise_seeds: tuple[int, ...],
     report: Path | None, as_json: bool, **how: Any,
 ) -> None:
-    """Compare TensorFlow and PyTorch layer by layer on the same inputs."""
+    """Compare configuration, tensors and, layer by layer, TensorFlow with PyTorch."""
     from effdet_model.config import parse_image_size
     from porting.official.show import obtain
     from porting.progress import status
@@ -215,9 +217,10 @@ def diff(
         check_report(report)
     found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
     size = parse_image_size(image_size) if image_size else None
-    options = DiffOptions(size, images, noise_seeds, overrides=found.overrides, **how)
+    family = found.origin.get("family")
+    options = DiffOptions(size, images, noise_seeds, overrides=found.overrides, family=family, hparams=hparams, **how)
     with status("comparing") as advance:
-        result = run_diff(found.path, weights, variant, options, advance)
+        result = run_diff(found.path, weights, None if found.variant == "auto" else found.variant, options, advance)
     pages = write_diff_report(result, report) if report else []
     if as_json:
         _print_json(result.to_json())

@@ -151,7 +151,10 @@ def layer_diff(found: Obtained, weights: Path, options: ReleaseOptions) -> Repor
     """The layer-by-layer diff of one model."""
     from verify.diff.run import DiffOptions, run_diff
 
-    settings = DiffOptions(image_size=options.image_size, dtype=options.dtype)
+    settings = DiffOptions(
+        image_size=options.image_size, dtype=options.dtype, overrides=found.overrides,
+        family=found.origin.get("family"), hparams=found.hparams,
+    )  # fmt: skip
     return run_diff(found.path, weights, found.variant, settings)
 
 

@@ -75,6 +75,12 @@ def small_config(variant: str = "d0", **overrides: object) -> EfficientDetConfig
     return get_config(variant, **{"image_size": (64, 64), **SMALL, **overrides})
 
 
+def hparams_of(**overrides: object) -> dict[str, object]:
+    """What makes the reference of `small_config(**overrides)`: the same as a user declares it."""
+    declared = {"image_size": (64, 64), **SMALL, **overrides}
+    return {key: value for key, value in declared.items() if key != "variant"}
+
+
 @functools.cache
 def sound_d0() -> tuple[EfficientDet, MemorySource]:
     """A sound port of the small d0, made once; copy it before breaking it."""

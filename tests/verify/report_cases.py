@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from verify.diff.result import Cause, Difference, DiffResult, InputResult, LayerResult
+from verify.diff.result import Cause, Difference, DiffResult, InputResult, LayerResult, TensorProof
 
 HOSTILE = "</script><script>alert(1)</script>|`x`_*[a](b)\"'&amp;.npz"
 
@@ -59,6 +59,7 @@ def made_up_diff(
             "weights sha256": "fedcba9876543210" * 4,
         },
         seconds={"reference": 2.512, "port": 1.25, "total": 75.4},
+        tensors=TensorProof(3_880_067, 3_880_067, (), {"backbone.bn1.num_batches_tracked": "counts training steps"}),
     )
 
 

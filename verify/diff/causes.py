@@ -7,6 +7,7 @@ computed in TensorFlow with one mistake after the other until one gives the port
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,18 @@ import numpy as np
 from effdet_model.errors import InputError
 from verify.diff.comparison import compare
 from verify.diff.result import Cause, Difference
-from verify.diff.tensors import TensorPair, agrees, expected_layout, layouts, pair_tensors
+from verify.diff.tensors import TensorPair, agrees, expected_layout, layouts
 from verify.reference.faults import FAULTS, PLACES, describe_fault
+from verify.reference.ops import BATCH_NORM, FUSION
 
 if TYPE_CHECKING:
-    from effdet_model import EfficientDet
     from porting.checkpoint.sources import Kind, Source
     from verify.reference.process import ReferenceProcess
 
 NOT_RECOGNISED = "not_recognised"
+
+_EXPLAINED = 6
+"""Tensors that are looked into where only tensors differ."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +54,30 @@ class Investigation:
 
     Attributes:
         kind: which values of the source the reference used, "raw" or "ema".
-        suspect: the first divergent layer.
-        tolerance: what the layer was held to.
+        suspect: the first divergent layer; None where tensors alone differ.
+        tolerance: within which a layer with a fault counts as the port's.
+        pairs: of the suspect's tensors. wrong: of tensors anywhere that differ.
     """
 
-    model: EfficientDet
     source: Source
     kind: Kind
     reference: ReferenceProcess
-    suspect: Suspect
+    suspect: Suspect | None
     tolerance: float
+    pairs: Sequence[TensorPair] = ()
+    wrong: Sequence[TensorPair] = ()
 
 
 def find_cause(case: Investigation) -> Cause:
     """The likeliest cause of a divergence; kind "not_recognised" where the values point to none."""
-    pairs = pair_tensors(case.model, case.suspect.name, case.suspect.variables)
-    wrong = [pair for pair in pairs if not _fits(case, pair)]
-    if wrong:
-        return _explain_weights(case, wrong, len(pairs))
-    return _non_finite(case) or _same_mistake(case) or _shifted_output(case) or _unexplained(case, len(pairs))
+    wrong = [pair for pair in case.pairs if not _fits(case, pair)]
+    if wrong and case.suspect is not None:
+        return _explain_weights(case, wrong, f"{len(wrong)} of {len(case.pairs)} tensors of {case.suspect.name}")
+    if case.suspect is None:
+        some = list(case.wrong)[:_EXPLAINED]
+        return _explain_weights(case, some, f"{len(case.wrong)} tensors (no layer shows it)")
+    suspect = case.suspect
+    return _non_finite(suspect) or _same_mistake(case, suspect) or _shifted_output(case, suspect) or _unexplained(case)
 
 
 def _fits(case: Investigation, pair: TensorPair) -> bool:
@@ -80,7 +89,7 @@ def _read(case: Investigation, name: str, kind: Kind | None = None) -> np.ndarra
     return np.asarray(case.source.read(name, kind or case.kind), np.float32)
 
 
-def _explain_weights(case: Investigation, wrong: list[TensorPair], count: int) -> Cause:
+def _explain_weights(case: Investigation, wrong: list[TensorPair], what: str) -> Cause:
     """The likeliest explanation of any tensor is the headline; those of the others are evidence."""
     found = {pair.key: _explanation(case, pair) for pair in wrong}
     evidence = [
@@ -93,7 +102,7 @@ def _explain_weights(case: Investigation, wrong: list[TensorPair], count: int) -
         return Cause(first.kind, first.summary, tuple(evidence[:12]), first.try_next)
     return Cause(
         "weights_differ",
-        f"{len(wrong)} of {count} tensors of {case.suspect.name} differ from the checkpoint",
+        f"{what} differ from the checkpoint",
         tuple(evidence[:12]),
         "Convert the checkpoint again; compare its checksum with the one in the weights' metadata.",
     )
@@ -103,7 +112,11 @@ def _size_of_difference(case: Investigation, pair: TensorPair) -> str:
     expected = expected_layout(pair, [_read(case, name) for name in pair.variables])
     if expected.shape != pair.value.shape:
         return f"{pair.key} has shape {list(pair.value.shape)}, {pair.label} would give {list(expected.shape)}"
-    return f"{pair.key} differs from {pair.label} by up to {np.abs(pair.value - expected).max():.3g}"
+    count = int((pair.value != expected).sum())
+    return (
+        f"{pair.key}: {count} of {expected.size} values differ from {pair.label}, by up to "
+        f"{np.abs(pair.value - expected).max():.3g}"
+    )
 
 
 def _explanation(case: Investigation, pair: TensorPair) -> tuple[int, Cause] | None:
@@ -141,7 +154,7 @@ def _other_layout(case: Investigation, pair: TensorPair) -> Cause | None:
     arrays = [_read(case, name) for name in pair.variables]
     for meaning, candidate in layouts(pair, arrays):
         if agrees(pair.value, candidate):
-            if pair.role == "edge_weights":
+            if pair.operation == FUSION:
                 return Cause(
                     "edge_weights_swapped", "the edge weights of this node are in another order",
                     (f"{pair.key} holds {pair.label} {meaning}",),
@@ -157,7 +170,7 @@ def _other_layout(case: Investigation, pair: TensorPair) -> Cause | None:
 
 def _other_variable(case: Investigation, pair: TensorPair) -> Cause | None:
     """Another variable of the checkpoint fills the tensor."""
-    if pair.role == "edge_weights" or np.unique(pair.value).size < 2:
+    if pair.operation == FUSION or np.unique(pair.value).size < 2:
         return None
     for name, info in case.source.variables.items():
         if int(np.prod(info.shape)) != pair.value.size or name in pair.variables:
@@ -165,7 +178,7 @@ def _other_variable(case: Investigation, pair: TensorPair) -> Cause | None:
         for meaning, candidate in layouts(pair, [_read(case, name)], own=True):
             if agrees(pair.value, candidate):
                 turned = f", with {meaning}" if meaning else ""
-                norm = pair.role in ("gamma", "beta", "moving_mean", "moving_variance")
+                norm = pair.operation == BATCH_NORM
                 return Cause(
                     "batch_norm_swapped" if norm else "conv_swapped",
                     f"swapped {'batch norms' if norm else 'convolutions'}: {pair.key} holds {name}",
@@ -204,8 +217,8 @@ def _untouched(case: Investigation, pair: TensorPair) -> Cause | None:
 _EXPLAINERS = (_other_kind, _other_layout, _untouched, _reduced_precision, _other_variable)
 
 
-def _non_finite(case: Investigation) -> Cause | None:
-    difference = case.suspect.difference
+def _non_finite(suspect: Suspect) -> Cause | None:
+    difference = suspect.difference
     if np.isfinite(difference.max_abs):
         return None
     return Cause(
@@ -215,28 +228,27 @@ def _non_finite(case: Investigation) -> Cause | None:
     )
 
 
-def _same_mistake(case: Investigation) -> Cause | None:
+def _same_mistake(case: Investigation, suspect: Suspect) -> Cause | None:
     """The reference with a mistake that gives the port's values: at every use in the layer, else at one."""
     if case.reference.kind != "tensorflow":
         return None
-    best = _best_match(case, list(FAULTS))
+    best = _best_match(case, suspect, list(FAULTS))
     if best is None:
-        best = _best_match(case, [f"{fault}@{place}" for fault in FAULTS for place in range(PLACES)])
+        best = _best_match(case, suspect, [f"{fault}@{place}" for fault in FAULTS for place in range(PLACES)])
     if best is None:
         return None
     left, fault = best
     summary, advice = describe_fault(fault)
     evidence = (
         "every tensor of this layer equals the checkpoint's",
-        f"TensorFlow with this mistake in {case.suspect.name} gives the port's values within {left:.2e} "
-        f"(without it: {case.suspect.difference.max_rel:.2e})",
+        f"TensorFlow with this mistake in {suspect.name} gives the port's values within {left:.2e} "
+        f"(without it: {suspect.difference.max_rel:.2e})",
     )
     return Cause(fault.partition("@")[0], summary, evidence, advice)
 
 
-def _best_match(case: Investigation, faults: list[str]) -> tuple[float, str] | None:
+def _best_match(case: Investigation, suspect: Suspect, faults: list[str]) -> tuple[float, str] | None:
     """(what is left of the difference, fault) of the fault that explains nearly all of it."""
-    suspect = case.suspect
     best: tuple[float, str] | None = None
     for found in case.reference.probe(suspect.images, suspect.name, faults):
         if found.output.shape != suspect.port.shape:
@@ -247,9 +259,9 @@ def _best_match(case: Investigation, faults: list[str]) -> tuple[float, str] | N
     return best if best and best[0] < suspect.difference.max_rel / 10 else None
 
 
-def _shifted_output(case: Investigation) -> Cause | None:
+def _shifted_output(case: Investigation, suspect: Suspect) -> Cause | None:
     """The port's output is the reference's, moved by a pixel."""
-    reference, port = case.suspect.reference, case.suspect.port
+    reference, port = suspect.reference, suspect.port
     if min(reference.shape[1:3]) < 4 or reference.shape != port.shape:
         return None
     for down in (-1, 0, 1):
@@ -265,8 +277,9 @@ def _shifted_output(case: Investigation) -> Cause | None:
     return None
 
 
-def _unexplained(case: Investigation, count: int) -> Cause:
-    suspect = case.suspect
+def _unexplained(case: Investigation) -> Cause:
+    suspect, count = case.suspect, len(case.pairs)
+    assert suspect is not None
     if count:
         evidence = [f"all {count} tensors of this layer equal the checkpoint's: the function differs, not the weights"]
     elif suspect.variables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,29 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 22
 """Values compared at once; bounds the memory that double-precision copies take."""
+
+
+MULTIPLE = 10.0
+"""How many times TensorFlow's own distance from the truth PyTorch's may be, in float32.
+
+Measured by `python -m benchmarks.rounding`: at most 3.5 over variants, sizes and inputs, with the floors below.
+"""
+FLOOR_MAX, FLOOR_RMS = 8 * 2.0**-24, 4 * 2.0**-24
+"""The least that TensorFlow's own distance counts as: units of rounding of a layer's largest value, and of its root
+mean square. TensorFlow may be lucky on a few values; another order of the same sums is not a fault."""
+
+
+def compare_with_truth(truth: Array, single: Array, port: Array) -> Difference:
+    """How far the port's float32 is from float64, held to a multiple of how far TensorFlow's own float32 is.
+
+    Args:
+        truth: TensorFlow's float64. single: TensorFlow's float32. port: PyTorch's float32. All of one shape.
+    """
+    own = compare(truth, single, math.inf)
+    found = compare(truth, port, MULTIPLE * max(own.max_rel, FLOOR_MAX))
+    return dataclasses.replace(
+        found, rms_tolerance=MULTIPLE * max(own.rms_rel, FLOOR_RMS), own_max_rel=own.max_rel, own_rms_rel=own.rms_rel
+    )
 
 
 def compare(reference: Array, port: Array, tolerance: float) -> Difference:
@@ -37,7 +61,7 @@ def compare(reference: Array, port: Array, tolerance: float) -> Difference:
     if not shape:
         expected, found = expected.reshape(1), found.reshape(1)
     rows = max(1, _CHUNK * expected.shape[axis] // expected.numel())
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(6, dtype=torch.float64)
     bad_port = bad_reference = 0
     largest, peak, worst = -1.0, 0.0, (0,) * expected.dim()
     for start in range(0, expected.shape[axis], rows):
@@ -54,9 +78,11 @@ def compare(reference: Array, port: Array, tolerance: float) -> Difference:
             index[axis] += start
             largest, worst = here, tuple(int(i) for i in index)
         peak = max(peak, float(a.abs().max()))
-        sums += torch.stack([distance.sum(), a.sum(), (a * b).sum(), (a * a).sum(), (b * b).sum()])
+        sums += torch.stack(
+            [distance.sum(), a.sum(), (a * b).sum(), (a * a).sum(), (b * b).sum(), (distance * distance).sum()]
+        )
     size = expected.numel()
-    total, mean, dot, aa, bb = sums.tolist()
+    total, mean, dot, aa, bb, squares = sums.tolist()
     norm = math.sqrt(aa) * math.sqrt(bb) if math.isfinite(aa) and math.isfinite(bb) else 0.0
     return Difference(
         shape=shape,
@@ -71,6 +97,7 @@ def compare(reference: Array, port: Array, tolerance: float) -> Difference:
         port_value=float(found[worst]),
         tolerance=tolerance,
         note=_note(bad_reference, bad_port),
+        rms_rel=_relative(math.sqrt(squares), math.sqrt(aa) if math.isfinite(aa) else aa),
     )
 
 
@@ -122,5 +149,5 @@ def _note(bad_reference: int, bad_port: int) -> str:
 def _unequal_shapes(expected: tuple[int, ...], found: tuple[int, ...], tolerance: float) -> Difference:
     return Difference(
         expected, math.inf, math.inf, math.inf, math.nan, math.nan, math.nan, (), math.nan, math.nan, tolerance,
-        note=f"shape: expected {list(expected)}, found {list(found)}",
+        note=f"shape: expected {list(expected)}, found {list(found)}", rms_rel=math.inf,
     )

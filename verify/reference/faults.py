@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from verify.reference.ops import Ops, Tensor
+from verify.reference.ops import CONVOLUTION, Ops, Tensor
 
 Self = TypeVar("Self", bound="FaultyOps")
 
@@ -240,7 +240,7 @@ _fault("kernels_flipped", "kernels are used upside down (convolution instead of 
 
 
 def _pointwise_first(self: Ops, x: Tensor, scope: str, bias: bool) -> Tensor:
-    x = self.depthwise(self.conv2d(x, self.variable(f"{scope}/pointwise_kernel"), 1), scope)
+    x = self.depthwise(self.conv2d(x, self.variable(f"{scope}/pointwise_kernel", CONVOLUTION, "weight"), 1), scope)
     return self.bias_add(x, scope) if bias else x
 
 

@@ -9,7 +9,7 @@ TensorFlow is imported when it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from verify.reference.ops import BatchNormWatcher, Ops, Reader, Tensor
 
 Layer = tuple[str, np.ndarray]
 """Stable name and NHWC output."""
+
+Result = TypeVar("Result")
+Layers = Generator[Layer, np.ndarray | None, Result]
 
 
 class Reference:
@@ -49,6 +52,11 @@ class Reference:
         """Variables that the latest layer used, in the order of use."""
         return self.ops.used
 
+    @property
+    def uses(self) -> list[tuple[str, str]]:
+        """For each of `used` the operation that it went into, and its role there."""
+        return self.ops.roles
+
     def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[Layer]:
         """What `layer` would give with each of some faults (FAULT or FAULT@PLACE) in it alone.
 
@@ -63,8 +71,10 @@ class Reference:
         finally:
             self._probe = None
 
-    def layers(self, images: np.ndarray) -> Iterator[Layer]:
+    def layers(self, images: np.ndarray) -> Generator[Layer, np.ndarray | None, None]:
         """Every intermediate result by its stable name, as computed; nothing is kept longer than needed.
+
+        An array that is sent to the generator takes the place of the latest result for all that follows.
 
         Args:
             images: [N, H, W, 3], normalised.
@@ -87,14 +97,14 @@ class Reference:
             for level, feature in zip(self.levels, pyramid, strict=True):
                 yield from self._head(net, prefix, level, feature)
 
-    def _layer(self, name: str, compute: Callable[[], Tensor]) -> Generator[Layer, None, Tensor]:
+    def _layer(self, name: str, compute: Callable[[], Tensor]) -> Layers[Tensor]:
         if self._probe and self._probe[0] == name:
             yield from self._faulty(compute, self._probe[1])
             raise _ProbeDone
-        self.ops.used.clear()
+        self.ops.forget_uses()
         out = compute()
-        yield name, out.numpy()
-        return out
+        instead = yield name, out.numpy()
+        return out if instead is None else self.ops.tf.constant(instead, self.ops.dtype)
 
     def _faulty(self, compute: Callable[[], Tensor], faults: Sequence[str]) -> Iterator[Layer]:
         sound = self.ops
@@ -107,7 +117,7 @@ class Reference:
             finally:
                 self.ops = sound
 
-    def _backbone(self, x: Tensor) -> Generator[Layer, None, dict[int, Tensor]]:
+    def _backbone(self, x: Tensor) -> Layers[dict[int, Tensor]]:
         images = x
         x = yield from self._layer("backbone.stem", lambda: self._stem(images))
         feats = {}
@@ -142,7 +152,7 @@ class Reference:
 
     def _pyramid_inputs(
         self, feats: dict[int, Tensor], sizes: list[tuple[int, int]]
-    ) -> Generator[Layer, None, list[Tensor]]:
+    ) -> Layers[list[Tensor]]:
         pyramid: list[Tensor] = []
         for level in self.levels:
 
@@ -175,7 +185,7 @@ class Reference:
 
     def _cell(
         self, cell: int, pyramid: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> Generator[Layer, None, list[Tensor]]:
+    ) -> Layers[list[Tensor]]:
         feats = dict(enumerate(pyramid))
         for node in sorted(self.nodes, key=lambda node: node.stable):
 
@@ -203,7 +213,7 @@ class Reference:
         x = ops.batch_norm(self._conv(x, f"{after}/conv", bias=not activation_last), f"{after}/bn")
         return ops.activate(x) if activation_last else x
 
-    def _head(self, net: str, prefix: str, level: int, x: Tensor) -> Generator[Layer, None, None]:
+    def _head(self, net: str, prefix: str, level: int, x: Tensor) -> Layers[None]:
         for repeat in range(self.config["box_class_repeats"]):
 
             def compute(repeat: int = repeat, before: Tensor = x) -> Tensor:
@@ -222,6 +232,60 @@ class Reference:
         if self.config["separable_conv"]:
             return self.ops.separable_conv(x, scope, bias)
         return self.ops.conv(x, scope, bias=bias)
+
+
+class ReferenceWithTruth:
+    """The same model in float32 and in float64, layer by layer side by side: what float32 costs TensorFlow itself.
+
+    Args:
+        config, read, backbone_scope: as for `Reference`.
+        isolated: give the float64 model the float32 model's own input of every layer.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], read: Reader, backbone_scope: str | None = None, isolated: bool = False
+    ) -> None:
+        once = _ReadOnce(read)
+        self.single = Reference(config, once, "float32", backbone_scope)
+        self.truth = Reference(config, once, "float64", backbone_scope)
+        self.isolated = isolated
+
+    @property
+    def used(self) -> list[str]:
+        """As of `Reference`."""
+        return self.single.used
+
+    @property
+    def uses(self) -> list[tuple[str, str]]:
+        """As of `Reference`."""
+        return self.single.uses
+
+    def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[Layer]:
+        """As of `Reference`, in float32."""
+        return self.single.probe(images, layer, faults)
+
+    def layers(self, images: np.ndarray) -> Iterator[Layer]:
+        """Every layer twice: in float32, then in float64."""
+        truth = self.truth.layers(images)
+        instead: np.ndarray | None = None
+        for name, output in self.single.layers(images):
+            yield name, output
+            yield truth.send(instead) if instead is not None else next(truth)
+            instead = output if self.isolated else None
+
+
+class _ReadOnce:
+    """Two readers in lockstep: what the first reads is kept until the second has it."""
+
+    def __init__(self, read: Reader) -> None:
+        self._read = read
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str) -> np.ndarray:
+        if name in self._kept:
+            return self._kept.pop(name)
+        self._kept[name] = self._read(name)
+        return self._kept[name]
 
 
 class _ProbeDone(Exception):

@@ -93,6 +93,15 @@ def declared_hparams(hparams: Hparams) -> dict[str, Any]:
     """What the user declares of the model, under google/automl's names; what only training reads is left out.
 
     Raises:
+        InputError: see `all_hparams`.
+    """
+    return {key: value for key, value in all_hparams(hparams).items() if key in DEFAULTS}
+
+
+def all_hparams(hparams: Hparams) -> dict[str, Any]:
+    """Everything that the user declares, under google/automl's names.
+
+    Raises:
         InputError: not readable as google/automl reads it, or names that it does not have.
     """
     if not hparams:
@@ -101,7 +110,7 @@ def declared_hparams(hparams: Hparams) -> dict[str, Any]:
     for key in values:
         if key not in DEFAULTS and key not in TRAINING and key not in TRAINER:
             raise unknown_name("hparams key", str(key), [*DEFAULTS, *TRAINING, *TRAINER])
-    return {key: value for key, value in values.items() if key in DEFAULTS}
+    return values
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -120,13 +129,26 @@ def _from_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--hparams {path}: expected a YAML file or key=value, found: {reason}.") from error
     if not isinstance(found, dict | None):
         raise InputError(f"--hparams {path}: expected names with values, found {type(found).__name__}; correct it.")
     return found or {}
+
+
+def _loader() -> Any:
+    """The safe loader, with the tuples that google/automl's trainer writes."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor(
+        "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node, deep=True)
+    )
+    return Loader
 
 
 def _place(values: dict[str, Any], path: Sequence[str], value: Any) -> None:

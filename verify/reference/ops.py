@@ -11,6 +11,9 @@ Tensor = Any
 Reader = Callable[[str], np.ndarray]
 BatchNormWatcher = Callable[[str, Tensor], None]
 
+CONVOLUTION, DEPTHWISE, BATCH_NORM, FUSION = "convolution", "depthwise convolution", "batch norm", "fusion"
+"""The operations that use variables. Roles: weight, bias; weight, bias, mean, variance; of a fusion "edge weight"."""
+
 
 class Ops:
     """TensorFlow ops in one precision, fed with variables by their TensorFlow names.
@@ -23,6 +26,7 @@ class Ops:
 
     Attributes:
         used: names of variables, in the order of use, since it was last cleared.
+        roles: for each of them the operation that it went into and its role there (`CONVOLUTION`, "weight", ...).
     """
 
     epsilon = 1e-3
@@ -37,13 +41,20 @@ class Ops:
         self.dtype = tf.as_dtype(dtype)
         self.activation = activation
         self.used: list[str] = []
+        self.roles: list[tuple[str, str]] = []
         self._read = read
         self._on_batch_norm = on_batch_norm
         self._variables: dict[str, Tensor] = {}
 
-    def variable(self, name: str) -> Tensor:
-        """The variable as a tensor of this precision."""
+    def forget_uses(self) -> None:
+        """Begin a new layer's list of variables."""
+        self.used.clear()
+        self.roles.clear()
+
+    def variable(self, name: str, operation: str, role: str) -> Tensor:
+        """The variable as a tensor of this precision, and a note of what it is used for."""
         self.used.append(name)
+        self.roles.append((operation, role))
         if name not in self._variables:
             self._variables[name] = self.tf.constant(np.asarray(self._read(name)), self.dtype)
         return self._variables[name]
@@ -72,8 +83,12 @@ class Ops:
 
     def batch_norm(self, x: Tensor, scope: str) -> Tensor:
         """Inference-mode batch normalisation; float32 by the op that the official model runs."""
-        gamma, beta = self.variable(f"{scope}/gamma"), self.variable(f"{scope}/beta")
-        mean, variance = self.variable(f"{scope}/moving_mean"), self.variable(f"{scope}/moving_variance")
+        gamma, beta, mean, variance = (
+            self.variable(f"{scope}/{name}", BATCH_NORM, role)
+            for name, role in (
+                ("gamma", "weight"), ("beta", "bias"), ("moving_mean", "mean"), ("moving_variance", "variance")
+            )
+        )
         if self.dtype == self.tf.float32:
             out = self.tf.compat.v1.nn.fused_batch_norm(
                 x, gamma, beta, mean, variance, epsilon=self.epsilon, is_training=False
@@ -101,22 +116,23 @@ class Ops:
         return self.tf.compat.v1.image.resize_nearest_neighbor(x, list(size))
 
     def bias_add(self, x: Tensor, scope: str) -> Tensor:
-        """Add `scope`/bias to every channel."""
-        return self.tf.nn.bias_add(x, self.variable(f"{scope}/bias"))
+        """Add `scope`/bias to every channel: the end of a convolution."""
+        return self.tf.nn.bias_add(x, self.variable(f"{scope}/bias", CONVOLUTION, "bias"))
 
     def conv(self, x: Tensor, scope: str, stride: int = 1, bias: bool = False) -> Tensor:
         """Convolution with `scope`/kernel."""
-        x = self.conv2d(x, self.variable(f"{scope}/kernel"), stride)
+        x = self.conv2d(x, self.variable(f"{scope}/kernel", CONVOLUTION, "weight"), stride)
         return self.bias_add(x, scope) if bias else x
 
     def depthwise(self, x: Tensor, scope: str, stride: int = 1) -> Tensor:
         """Depthwise convolution with `scope`/depthwise_kernel."""
-        return self.depthwise_conv2d(x, self.variable(f"{scope}/depthwise_kernel"), stride)
+        kernel = self.variable(f"{scope}/depthwise_kernel", DEPTHWISE, "weight")
+        return self.depthwise_conv2d(x, kernel, stride)
 
     def separable_conv(self, x: Tensor, scope: str, bias: bool) -> Tensor:
         """Depthwise then pointwise convolution."""
         x = self.depthwise(x, scope)
-        x = self.conv2d(x, self.variable(f"{scope}/pointwise_kernel"), 1)
+        x = self.conv2d(x, self.variable(f"{scope}/pointwise_kernel", CONVOLUTION, "weight"), 1)
         return self.bias_add(x, scope) if bias else x
 
     def squeeze_excite(self, x: Tensor, scope: str) -> Tensor:
@@ -145,7 +161,8 @@ class Ops:
 
     def edge_weights(self, scope: str, count: int) -> list[Tensor]:
         """Variables `scope`/WSM, WSM_1, ...; each a scalar or one value per channel."""
-        return [self.variable(f"{scope}/WSM" + (f"_{i}" if i else "")) for i in range(count)]
+        names = (f"{scope}/WSM" + (f"_{i}" if i else "") for i in range(count))
+        return [self.variable(name, FUSION, "edge weight") for name in names]
 
     def fuse(self, inputs: list[Tensor], scope: str, method: str) -> Tensor:
         """Weighted sum of tensors of one shape."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,11 +24,16 @@ Message = tuple[dict[str, Any], np.ndarray | None] | BaseException
 
 
 class ReferenceLayer(NamedTuple):
-    """One layer: stable name, output NHWC, and the TensorFlow variables it used, in the order of use."""
+    """One layer: stable name, output NHWC, and the TensorFlow variables it used, in the order of use.
+
+    Attributes:
+        uses: for each variable the operation that it went into and its role there (see `verify.reference.ops`).
+    """
 
     name: str
     output: np.ndarray
     variables: tuple[str, ...]
+    uses: tuple[tuple[str, str], ...] = ()
 
 
 _LAYERS_AHEAD = 2
@@ -61,7 +66,7 @@ class ReferenceProcess:
 
     def open(
         self, config: Mapping[str, Any], read: Callable[[str], np.ndarray], dtype: str = "float32",
-        backbone_scope: str | None = None,
+        backbone_scope: str | None = None, truth: Literal["", "run", "layer"] = "",
     ) -> None:
         """Say what model to run; may be said again for another one.
 
@@ -70,12 +75,14 @@ class ReferenceProcess:
             read: gives a variable's array by its canonical TensorFlow name; called from another thread.
             dtype: "float32" or "float64".
             backbone_scope: first part of the backbone's variable names.
+            truth: "run": every layer comes twice, in float32 and then in float64; "layer": the second is computed
+                from float32's own input of the layer.
         """
         self._settle()
         self._read = read
         path = str(self.path.resolve()) if self.path else None
         job = {"kind": self.kind, "path": path, "config": dict(config), "dtype": dtype, "scope": backbone_scope}
-        self._send(job)
+        self._send({**job, "truth": truth})
 
     def layers(self, images: np.ndarray) -> Iterator[ReferenceLayer]:
         """Every layer, as TensorFlow computes it.
@@ -106,7 +113,8 @@ class ReferenceProcess:
                 self._answering = False
                 return
             assert array is not None
-            yield ReferenceLayer(header["name"], array, tuple(header["variables"]))
+            uses = tuple((operation, role) for operation, role in header["uses"])
+            yield ReferenceLayer(header["name"], array, tuple(header["variables"]), uses)
 
     def _settle(self) -> None:
         """Let a run end that its caller did not follow to the end."""

@@ -71,7 +71,8 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
         else:
             found = runner.layers(images)
         for name, array in found:
-            send(answers, {"type": "layer", "name": name, "variables": list(runner.used)}, array)
+            told = {"variables": list(runner.used), "uses": list(getattr(runner, "uses", ()))}
+            send(answers, {"type": "layer", "name": name, **told}, array)
         send(answers, {"type": "done"})
 
 
@@ -88,8 +89,10 @@ def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Runner:
         from verify.reference.pipeline import TensorFlowPipeline
 
         return TensorFlowPipeline(job["config"], read, job["scope"])
-    from verify.reference.network import Reference
+    from verify.reference.network import Reference, ReferenceWithTruth
 
+    if job["truth"]:
+        return ReferenceWithTruth(job["config"], read, job["scope"], isolated=job["truth"] == "layer")
     return Reference(job["config"], read, job["dtype"], job["scope"])
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePath
 
 from verify.diff.result import DiffResult, LayerResult
+from verify.reference.config_check import shown
 from verify.report.blocks import (
+    ABSENT,
     Block,
     Column,
     Facts,
     Figure,
     KeyFigure,
+    Medium,
     Note,
     Report,
     Row,
@@ -35,6 +38,9 @@ _LAYER_COLUMNS = (
     _MAX_REL,
     _MAX_ABS,
     Column("Tolerance", "number", ".2e", hint="Largest relative difference allowed."),
+    Column("TensorFlow's own", "number", ".2e", hint="Max rel of TensorFlow's float32 from its float64."),
+    Column("RMS rel", "number", ".2e", hint="Root mean square of the difference over that of the reference."),
+    Column("RMS allowed", "number", ".2e", hint="The largest RMS rel allowed."),
     Column("Mean abs", "number", ".2e", hint="Mean absolute difference."),
     Column("Cosine", "number", ".12f", hint="Cosine of the angle between both outputs, seen as vectors."),
     Column("Mean", "number", ".5g", hint="Mean of the reference."),
@@ -58,7 +64,7 @@ def diff_report(result: DiffResult, with_figure: bool = True) -> Report:
     return Report(
         title=f"Layer diff: {result.variant}",
         subtitle=f"{result.reference} against PyTorch, {height} x {width}, {result.dtype}{mode}",
-        verdict=Verdict(result.passed, result.verdict),
+        verdict=Verdict(result.passed, result.verdict, "inconclusive" if result.inconclusive else ""),
         key_figures=tuple(_key_figures(result)),
         blocks=tuple(_blocks(result, with_figure)),
     )
@@ -66,7 +72,11 @@ def diff_report(result: DiffResult, with_figure: bool = True) -> Report:
 
 def _key_figures(result: DiffResult) -> Iterator[KeyFigure]:
     layers = result.layers
-    yield KeyFigure("Largest relative difference", scientific(result.max_rel), f"{result.tolerance:g} allowed")
+    yield KeyFigure("Configuration", f"differs in {len(result.undeclared)}" if result.undeclared else "the same")
+    if result.tensors is not None:
+        left = len(result.tensors.not_compared)
+        yield KeyFigure("Tensors", result.tensors.text, f"{left} counters have nothing to compare" if left else "")
+    yield KeyFigure("Largest relative difference", scientific(result.max_rel), f"within {result.allowed}")
     yield KeyFigure("Largest absolute difference", scientific(result.max_abs))
     within = sum(layer.ok for layer in layers)
     yield KeyFigure("Layers within tolerance", f"{within} of {len(layers)}")
@@ -79,6 +89,10 @@ def _blocks(result: DiffResult, with_figure: bool) -> Iterator[Block]:
     if result.cause is not None:
         cause = result.cause
         yield Note("Likely cause", cause.summary, cause.evidence, cause.try_next, warning=True)
+    if result.notes:
+        yield Note("To know", result.notes[0], result.notes[1:])
+    yield _configuration(result)
+    yield from _tensors(result)
     if with_figure and result.layers:
         yield _figure(result)
     yield _parts(result)
@@ -88,6 +102,61 @@ def _blocks(result: DiffResult, with_figure: bool) -> Iterator[Block]:
     yield Facts("What was compared", _compared(result))
     yield Facts("Environment", result.environment)
     yield Facts("Model config", result.config, collapsed=True, media=frozenset(("html", "markdown")))
+
+
+def _configuration(result: DiffResult) -> Block:
+    """The port's configuration against google/automl's facts and what the user declared."""
+    if not result.config_differences:
+        text = "Every field that changes what is computed means the same on both sides, and all anchors are equal."
+        return Note("Configuration", text)
+    columns = (
+        Column("Field", "name", essential=True),
+        Column("Reference", "name", essential=True, hint="google/automl's facts, the family's day, and --hparams."),
+        Column("Port", "name", essential=True, hint="The weights' metadata."),
+        Column("What to do", "text"),
+    )
+    rows = tuple(
+        Row((item.field, shown(item.reference), shown(item.port), item.remedy), None if item.declared else False)
+        for item in result.config_differences
+    )
+    title = "Configuration: what differs"
+    return Table(title, columns, rows, key="configuration", failing_word="differs")
+
+
+def _tensors(result: DiffResult) -> Iterator[Block]:
+    """Every value of the state_dict against the variable that TensorFlow used at the same place."""
+    proof = result.tensors
+    if proof is None:
+        yield Note("Tensors", "Not compared: the port could not be run.", warning=True)
+        return
+    points = []
+    if proof.not_compared:
+        reasons = Counter(proof.not_compared.values())
+        points += [f"{count} tensors not compared: each {reason}." for reason, count in reasons.items()]
+    if proof.unused_variables:
+        some = ", ".join(proof.unused_variables[:WORST_SHOWN])
+        points.append(f"{len(proof.unused_variables)} variables of the checkpoint that TensorFlow did not use: {some}")
+    text = f"{proof.text} to the bit, paired by what both networks did with them."
+    yield Note("Tensors", text, tuple(points), warning=not proof.ok)
+    columns = (
+        Column("Tensor", "name", essential=True),
+        Column("TensorFlow's variable", "name"),
+        Column("At", "index", essential=True, hint="Of the largest difference, in PyTorch's axes."),
+        Column("Reference there", "number", ".9g", essential=True),
+        Column("Port there", "number", ".9g", essential=True),
+        Column("Values", "number", hint="How many values differ."),
+        Column("Why", "text"),
+    )
+    rows = tuple(
+        Row((item.key or ABSENT, item.variable, item.index, item.reference, item.port, item.count, item.reason), False)
+        for item in proof.differing
+    )
+    title = f"{len(rows)} tensors that differ"
+    short: frozenset[Medium] = frozenset(("terminal", "markdown"))
+    yield Table(f"First {min(len(rows), WORST_SHOWN)} of {title}", columns, rows[:WORST_SHOWN], key="tensors-first",
+                failing_word="differs", media=short)  # fmt: skip
+    yield Table(title, columns, rows, key="tensors", filter_label="Filter tensors", failing_word="differs",
+                media=frozenset(("html",)))  # fmt: skip
 
 
 def _figure(result: DiffResult) -> Figure:
@@ -159,8 +228,9 @@ def _layers(result: DiffResult) -> Table:
     for place, layer in enumerate(result.layers):
         there = layer.difference
         values = (
-            place, layer.name, there.shape, there.max_rel, there.max_abs, there.tolerance, there.mean_abs,
-            there.cosine, there.mean, there.reference_max, there.worst_index, there.reference_value,
+            place, layer.name, there.shape, there.max_rel, there.max_abs, there.tolerance,
+            there.own_max_rel, there.rms_rel, there.rms_tolerance, there.mean_abs, there.cosine, there.mean,
+            there.reference_max, there.worst_index, there.reference_value,
             there.port_value, layer.input_name, there.note,
         )
         rows.append(Row(values, layer.ok))
@@ -199,7 +269,7 @@ def _compared(result: DiffResult) -> dict[str, object]:
         "image size": f"{height} x {width} (height x width)",
         "dtype": result.dtype,
         "isolated layers": result.isolate,
-        "tolerance": f"{result.tolerance:g} relative",
+        "layers held to": result.allowed if result.tolerance is None else f"{result.tolerance:g} relative",
     }
     return facts | {f"time, {name}": duration(seconds) for name, seconds in result.seconds.items()}
 
@@ -219,6 +289,5 @@ def part(name: str) -> str:
 
 
 def _badness(layer: LayerResult) -> float:
-    """For sorting: what is not a number is worst."""
-    value = layer.difference.max_rel
-    return math.inf if math.isnan(value) else value
+    """For sorting: how many times what is allowed; what is not a number is worst."""
+    return layer.difference.excess

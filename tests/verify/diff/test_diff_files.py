@@ -16,8 +16,9 @@ from effdet_model import InputError
 from porting.checkpoint.write_tensorbundle import write_checkpoint
 from porting.convert import convert
 from tests.conftest import REPOSITORY
-from tests.verify.diff_cases import SMALL, sound_d0
-from verify.diff.run import DiffOptions, run_diff
+from tests.verify.diff_cases import SMALL, hparams_of, sound_d0
+from verify.diff.options import DiffOptions
+from verify.diff.run import run_diff
 
 
 class Files(NamedTuple):
@@ -46,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def test_files_end_to_end(files: Files, tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     Image.fromarray(np.random.RandomState(3).randint(0, 256, (48, 60, 3), np.uint8)).save(image)
-    options = DiffOptions(images=[image], noise_seeds=[5], dtype="float64", isolate=True)
+    options = DiffOptions(images=[image], noise_seeds=[5], dtype="float64", isolate=True, hparams=hparams_of())
     result = run_diff(files.checkpoint, files.weights, None, options)
     assert result.passed, result.verdict
     assert [(item.name, item.kind) for item in result.inputs] == [("image.png", "image"), ("noise-5", "noise")]
@@ -59,7 +60,7 @@ def test_files_end_to_end(files: Files, tmp_path: Path) -> None:
 
 
 def test_raw_weights_end_to_end(files: Files) -> None:
-    result = run_diff(files.checkpoint, files.raw_weights, "d0")
+    result = run_diff(files.checkpoint, files.raw_weights, "d0", DiffOptions(hparams=hparams_of()))
     assert result.first_divergent_layer == "backbone.stem"
     assert result.cause is not None and result.cause.kind == "moving_averages_not_used"
 
@@ -68,8 +69,9 @@ def test_raw_weights_end_to_end(files: Files) -> None:
 @pytest.mark.parametrize("first", ["tensorflow", "torch", "torchvision"])
 def test_whatever_was_imported_first(files: Files, first: str) -> None:
     code = (
-        f"import {first}; from verify.diff.run import run_diff\n"
-        f"print(run_diff({str(files.checkpoint)!r}, {str(files.weights)!r}).passed)"
+        f"import {first}; from verify.diff.run import DiffOptions, run_diff\n"
+        f"options = DiffOptions(hparams={hparams_of()!r})\n"
+        f"print(run_diff({str(files.checkpoint)!r}, {str(files.weights)!r}, None, options).passed)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -94,7 +96,7 @@ def test_a_savedmodel_is_run_on_request_with_a_warning(
     )
     folder = tmp_path / "saved"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)
-    options = DiffOptions(reference=f"savedmodel:{folder}")
+    options = DiffOptions(reference=f"savedmodel:{folder}", hparams=hparams_of())
     result = run_diff(files.checkpoint, files.weights, None, options)
     assert "is a program" in caplog.text
     assert [layer.name for layer in result.layers] == [
