@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -48,6 +48,16 @@ def _print_notes(notes: Iterable[str]) -> None:
         click.echo(f"note: {note}", err=True)
 
 
+def _model_options(weights: Path, variant: str | None, hparams: str | None) -> dict[str, Any]:
+    """Variant and config fields of a weight file, as its metadata or the recogniser say."""
+    from effdet_model.hparams import parse_hparams
+    from porting.recognise.files import weight_settings
+
+    found = weight_settings(weights, variant, parse_hparams(hparams).fields)
+    _print_notes(found.notes)
+    return {"variant": found.variant, "overrides": found.overrides}
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -78,15 +88,15 @@ def source_options(command: Command) -> Command:
 @click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True,
               help="Moving averages or raw values.")
 @click.option("--allow-nonfinite", is_flag=True, help="Accept NaN, Inf and negative variances.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that was made from something else.")
 @json_option
 def convert(
     variant: str, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
-    offline: bool, output: Path | None, target: str, weights: Path | None, variables: Any, allow_nonfinite: bool,
-    as_json: bool,
+    offline: bool, output: Path | None, target: str, weights: Path | None, variables: Any, as_json: bool, **how: bool,
 ) -> None:
     """Convert a TensorFlow checkpoint into a PyTorch weight file, or back with --to tf."""
     if target == "tf":
-        _to_tensorflow(variant, weights, output, hparams, allow_nonfinite, as_json)
+        _to_tensorflow(variant, weights, output, hparams, as_json, how)
         return
     if weights is not None:
         raise click.UsageError("--weights goes with --to tf; name the TensorFlow checkpoint with --checkpoint.")
@@ -98,9 +108,8 @@ def convert(
     found = obtain(variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
     with progress("converting") as report:
         written = run(
-            found.path, output, found.variant, variables=variables, overrides=found.overrides,
-            moving_average_decay=found.moving_average_decay,
-            allow_nonfinite=allow_nonfinite, origin=found.origin, progress=report,
+            found.path, output, found.variant, variables=variables, overrides=found.overrides, origin=found.origin,
+            moving_average_decay=found.moving_average_decay, named=found.named, progress=report, **how,
         )
     if as_json:
         _print_json(conversion_json(written, found.notes))
@@ -109,7 +118,7 @@ def convert(
 
 
 def _to_tensorflow(
-    variant: str, weights: Path | None, output: Path | None, hparams: str | None, allow_nonfinite: bool, as_json: bool
+    variant: str, weights: Path | None, output: Path | None, hparams: str | None, as_json: bool, how: dict[str, bool]
 ) -> None:
     from effdet_model.hparams import parse_hparams
     from porting.progress import progress
@@ -120,8 +129,7 @@ def _to_tensorflow(
         raise click.UsageError("--to tf needs --weights FILE and --output DIR or FILE.h5.")
     with progress("converting") as report:
         written = to_tensorflow(
-            weights, output, None if variant == "auto" else variant, parse_hparams(hparams).fields,
-            allow_nonfinite=allow_nonfinite, progress=report,
+            weights, output, variant, parse_hparams(hparams).fields, progress=report, **how,
         )
     if as_json:
         _print_json(written.to_json())
@@ -130,16 +138,19 @@ def _to_tensorflow(
 
 
 @cli.command()
-@click.argument("path", type=PATH, metavar="CHECKPOINT|WEIGHTS")
+@click.argument("path", metavar="CHECKPOINT|WEIGHTS|URL")
+@click.option("--offline", is_flag=True, help="Use no network.")
 @json_option
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(path: str, offline: bool, as_json: bool) -> None:
     """Say what a checkpoint, weight file or archive is, and what to type next."""
     from porting.inspect.run import inspect_file
     from porting.inspect.show import inspection_summary
+    from porting.official.show import obtain_url
     from porting.progress import progress
 
+    file, named = obtain_url(path, offline=offline)
     with progress("inspecting") as report:
-        found = inspect_file(path, report)
+        found = inspect_file(file, report, named)
     if as_json:
         _print_json(found.to_json())
     else:
@@ -208,19 +219,24 @@ def diff(
 ) -> None:
     """Compare configuration, tensors and, layer by layer, TensorFlow with PyTorch."""
     from effdet_model.config import parse_image_size
-    from porting.official.show import obtain
+    from porting.official.show import obtain_for_weights
     from porting.progress import status
     from verify.diff.run import DiffOptions, run_diff
     from verify.report import check_report, print_diff, write_diff_report
 
     if report:
         check_report(report)
-    found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
+    found, model = obtain_for_weights(
+        weights, variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline
+    )
+    _print_notes(model.notes)
     size = parse_image_size(image_size) if image_size else None
-    family = found.origin.get("family")
-    options = DiffOptions(size, images, noise_seeds, overrides=found.overrides, family=family, hparams=hparams, **how)
+    options = DiffOptions(
+        size, images, noise_seeds, overrides={**model.overrides, **found.overrides},
+        family=found.origin.get("family"), hparams=hparams, **how,
+    )  # fmt: skip
     with status("comparing") as advance:
-        result = run_diff(found.path, weights, None if found.variant == "auto" else found.variant, options, advance)
+        result = run_diff(found.path, weights, model.variant, options, advance)
     pages = write_diff_report(result, report) if report else []
     if as_json:
         _print_json(result.to_json())
@@ -257,18 +273,19 @@ def diff(
 @click.option("--evaluator", default="pycocotools", show_default=True, help="Or faster_coco_eval, checked equal.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
 @json_option
-def evaluate(hparams: str | None, report: Path | None, as_json: bool, **how: Any) -> None:
+def evaluate(
+    weights: Path, variant: str | None, hparams: str | None, report: Path | None, as_json: bool, **how: Any
+) -> None:
     """COCO evaluation of ported weights; also under torchrun, which splits the images."""
-    from effdet_model.hparams import parse_hparams
     from porting.progress import progress
     from verify.evaluation.options import EvaluateOptions
     from verify.evaluation.run import evaluate as run
     from verify.evaluation.show import print_evaluation
     from verify.report.evaluation import write_evaluation_report
 
-    overrides = parse_hparams(hparams).fields
+    model = _model_options(weights, variant, hparams)
     with progress("evaluating", "images") as shown:
-        result = run(EvaluateOptions(**how, report=report, overrides=overrides, hparams=hparams, progress=shown))
+        result = run(EvaluateOptions(weights, **model, **how, report=report, hparams=hparams, progress=shown))
     if result is None:
         return
     pages = write_evaluation_report(result, report) if report else []
@@ -299,10 +316,10 @@ def evaluate(hparams: str | None, report: Path | None, as_json: bool, **how: Any
 @json_option
 def parity(
     variant: str | None, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
-    offline: bool, report: Path | None, as_json: bool, **how: Any,
+    offline: bool, weights: Path, report: Path | None, as_json: bool, **how: Any,
 ) -> None:
     """Hold the detections of both frameworks against each other, from files to metrics."""
-    from porting.official.show import obtain
+    from porting.official.show import obtain_for_weights
     from porting.progress import progress
     from verify.parity.run import ParityOptions
     from verify.parity.run import parity as run
@@ -311,11 +328,17 @@ def parity(
 
     if report:
         check_report(report)
-    found = obtain(variant or "auto", checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline)
+    found, model = obtain_for_weights(
+        weights, variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline
+    )
+    _print_notes(model.notes)
     with progress("comparing", "images") as shown:
         result = run(
-            ParityOptions(found.path, variant=variant, family=family, overrides=found.hparams, progress=shown, **how)
-        )
+            ParityOptions(
+                found.path, weights, variant=model.variant, family=family, overrides=model.overrides, progress=shown,
+                **how,
+            )
+        )  # fmt: skip
     pages = write_parity_report(result, report) if report else []
     if as_json:
         _print_json(result.to_json())
@@ -342,15 +365,17 @@ def parity(
 @click.option("--skip-bad-images", is_flag=True, help="Leave out and list what cannot be read.")
 @click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes.")
 @json_option
-def detect(hparams: str | None, as_json: bool, **how: Any) -> None:
+def detect(
+    source: Path, weights: Path, variant: str | None, hparams: str | None, as_json: bool, **how: Any
+) -> None:
     """Find objects in images or a video: pictures with boxes, and detections.json."""
     from detect.run import DetectOptions
     from detect.run import detect as run
-    from effdet_model.hparams import parse_hparams
     from porting.progress import progress
 
+    model = _model_options(weights, variant, hparams)
     with progress("detecting", "images") as report:
-        found = run(DetectOptions(**how, overrides=parse_hparams(hparams).fields), report)
+        found = run(DetectOptions(source, weights, **model, **how), report)
     if as_json:
         _print_json(found.to_json())
     else:
@@ -420,6 +445,13 @@ def main() -> None:
     def terminate(number: int, frame: object) -> None:
         raise SystemExit(EXIT_TERMINATED)
 
+    def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
+        if "--json" in sys.argv[1:]:
+            _print_json({"error": message})
+        else:
+            click.echo(f"error: {message}", err=True)
+        sys.exit(code)
+
     signal.signal(signal.SIGTERM, terminate)
     warnings.showwarning = _note_or_warning
     try:
@@ -427,6 +459,8 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
+        if "--json" in sys.argv[1:]:
+            fail(error.format_message())
         error.show()
         sys.exit(EXIT_BAD_INPUT)
     except (KeyboardInterrupt, click.Abort):
@@ -436,11 +470,9 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(EXIT_CHECK_FAILED)
     except InputError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_CHECK_FAILED if isinstance(error, CheckFailedError) else EXIT_BAD_INPUT)
+        fail(str(error), EXIT_CHECK_FAILED if isinstance(error, CheckFailedError) else EXIT_BAD_INPUT)
     except OSError as error:
-        click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}; check path and rights.", err=True)
-        sys.exit(EXIT_BAD_INPUT)
+        fail(f"{error.filename or 'file'}: {error.strerror or error}; check path and rights.")
 
 
 if __name__ == "__main__":

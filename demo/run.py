@@ -76,7 +76,7 @@ def _run(output: Path, console: Console) -> bool:
     console.rule("2. convert")
     weights = output / f"tf_efficientdet_{VARIANT}.pth"
     overrides = {"image_size": IMAGE_SIZE, "aspect_ratios": ASPECT_RATIOS, "label_map": category_names()}
-    console.print(conversion_summary(convert(ARCHIVE, weights, VARIANT, overrides=overrides)))
+    console.print(conversion_summary(convert(ARCHIVE, weights, VARIANT, overrides=overrides, overwrite=True)))
     console.rule("3. diff: TensorFlow and PyTorch, layer by layer, in float64")
     layers = _diff(weights)
     print_diff(layers, console)

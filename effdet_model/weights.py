@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effdet_model.errors import InputError, shown
+from effdet_model.errors import InputError, InputWarning, shown
+from effdet_model.fit import compare, shortened
 from effdet_model.plain_data import parse_json, read_json
+from effdet_model.wrappers import find_state_dict, model_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,7 +23,13 @@ if TYPE_CHECKING:
 METADATA_KEY = "effdet_port"
 """Under this key the safetensors header has the metadata, as JSON text."""
 
+MAX_NAME = 1000
+"""Characters of a tensor's name."""
+
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def metadata_path(weights: Path) -> Path:
@@ -81,36 +93,44 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_state_dict(path: str | Path, mapped: bool = False) -> dict[str, Tensor]:
-    """The tensors of a weight file, on the CPU. Nothing is ever unpickled beyond tensors.
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a model from a file, on the CPU, by the model's names; notes on what was done to get them."""
+
+    state_dict: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def read_weights(path: str | Path, mapped: bool = False) -> Weights:
+    """A model's tensors from a plain state_dict, a trainer's file or a wrapper's state_dict (`effdet_model.wrappers`).
 
     Args:
         mapped: leave the tensors of a .pth in the file, mapped into memory, instead of copying them.
 
     Raises:
-        InputError: no such file, damaged, or not a dictionary of tensors.
+        InputError: no such file, damaged, or not certainly the tensors of one model.
     """
-    path = _existing(path)
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise _unreadable(path, "a safetensors file", error) from error
     import torch
 
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise _unreadable(path, "a PyTorch state_dict of plain tensors", error) from error
-    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise InputError(
-            f"weights {path}: expected a plain state_dict (names to tensors), found {_describe(loaded)}; "
-            "save model.state_dict() alone."
-        )
-    return loaded
+    path = _existing(path)
+    tensors, notes = _read(path, mapped)
+    found = model_names(tensors, f"weights {path}")
+    state_dict = {name: tensors[key] for name, key in found.names.items()}
+    state_dict |= {name: torch.zeros((), dtype=torch.int64) for name in found.counters}
+    return Weights(state_dict, (*notes, *found.notes))
+
+
+def read_state_dict(path: str | Path, mapped: bool = False) -> dict[str, Tensor]:
+    """`read_weights` where nobody asks for the notes: they become warnings (`InputWarning`)."""
+    found = read_weights(path, mapped)
+    for note in found.notes:
+        warnings.warn(f"weights {path}: {note}", InputWarning, stacklevel=2)
+    return found.state_dict
+
+
+def read_tensors(path: str | Path, mapped: bool = False) -> dict[str, Tensor]:
+    """The tensors of a weight file by the names that they have in it."""
+    return _read(_existing(path), mapped)[0]
 
 
 def load_into(model: nn.Module, state_dict: dict[str, Tensor], source: str | Path) -> None:
@@ -120,24 +140,86 @@ def load_into(model: nn.Module, state_dict: dict[str, Tensor], source: str | Pat
         InputError: a name is missing or extra, or a shape differs; the message lists them.
     """
     own = model.state_dict()
-    missing = sorted(set(own) - set(state_dict))
-    extra = sorted(set(state_dict) - set(own))
-    shapes = sorted(
-        f"{name} {list(state_dict[name].shape)} instead of {list(own[name].shape)}"
-        for name in set(own) & set(state_dict)
-        if own[name].shape != state_dict[name].shape
+    whole = {name: tensor for name, tensor in state_dict.items() if not tensor.is_floating_point()}
+    mismatch = compare(
+        {name: tuple(tensor.shape) for name, tensor in own.items()},
+        {name: tuple(tensor.shape) for name, tensor in state_dict.items()},
+        {name: dtype_name(tensor) for name, tensor in whole.items() if name in own and own[name].is_floating_point()},
     )
-    if missing or extra or shapes:
-        parts = [
-            f"{len(names)} {what}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-            for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-            if names
-        ]
+    if mismatch:
         raise InputError(
-            f"weights {source} do not fit this model: expected {len(own)} tensors by exact name and shape, found "
-            f"{'; '.join(parts)}. Name the variant (and class count, anchors) that the weights were made for."
+            mismatch.sentence(
+                f"weights {source} do not fit this model: expected {len(own)} tensors by exact name and shape, found ",
+                ". Name the variant (and class count, anchors) that the weights were made for.",
+            )
         )
     model.load_state_dict(state_dict, strict=True)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """float32 for torch.float32, and so on."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _read(path: Path, mapped: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path), ()
+        except SafetensorError as error:
+            raise _unreadable(path, "a safetensors file", error) from error
+    tensors, notes = find_state_dict(_unpickled(path, mapped), f"weights {path}")
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor)
+    return tensors, notes
+
+
+def _unpickled(path: Path, mapped: bool) -> Any:
+    """What a .pth holds: tensors, plain Python values and the arguments of a trainer; nothing that runs code."""
+    import argparse
+
+    import torch
+
+    with open(path, "rb") as file:
+        mapped = mapped and file.read(4) == b"PK\x03\x04"  # files of PyTorch before 1.6 cannot be mapped
+    allowed: Any = getattr(torch.serialization, "safe_globals", lambda classes: contextlib.nullcontext())
+    try:
+        with allowed([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (
+        RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
+        needed = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|unsupported GLOBAL) ([\w.]+)", str(error))
+        if needed is None:
+            raise _unreadable(path, "a PyTorch state_dict of plain tensors", error) from error
+        raise InputError(
+            f"{path}: expected a PyTorch state_dict of plain tensors, found a pickle that needs {needed[1]} and may "
+            f"run any code, so it is not read. If you trust it, save its tensors again where it was made: "
+            f"m = torch.load({path.name!r}, weights_only=False); torch.save(m.state_dict(), 'tensors.pth') "
+            "(of a trainer's file m['state_dict'])."
+        ) from error
+
+
+def _check_tensor(path: Path, name: Any, tensor: Tensor) -> None:
+    """Refuse what is no plain tensor, or claims more values than the file holds."""
+    import torch
+
+    problem = ""
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        problem = f"the name {shortened(str(name))}"
+    elif tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        kind = "quantized" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
+        problem = f"{shortened(name)} ({kind})"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        problem = f"{shortened(name)} {list(tensor.shape)}, which repeats {tensor.untyped_storage().nbytes()} bytes"
+    if problem:
+        raise InputError(
+            f"weights {path}: expected plain tensors with names of at most {MAX_NAME} characters, found {problem}; "
+            "save a state_dict of dense tensors (tensor.contiguous())."
+        )
 
 
 def _existing(path: str | Path) -> Path:
@@ -174,7 +256,7 @@ def _checked(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> InputError:
-    reason = str(error).strip().split("\n")[0][:200]
+    reason = _ANSI.sub("", str(error)).strip().split("\n")[0][:200]
     return InputError(
         f"{path}: expected {expected}, found: {reason}; the file is damaged or of another kind."
     )

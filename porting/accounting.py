@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from effdet_model.errors import InputError, nearest
+from effdet_model.errors import InputError
+from effdet_model.fit import compare
 from mappings.table import MappingTable
 from porting.checkpoint.sources import Source
 from porting.checkpoint.values import Choice, Kind
-
-_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -42,22 +41,19 @@ def account(
         InputError: a variable is missing, left over, or of another shape or dtype; the lists are sorted and
             missing names come with the nearest ones that are left over.
     """
-    expected = table.tensorflow_shapes
     present = source.variables
-    missing = sorted(set(expected) - set(present))
-    extra = sorted([*(set(present) - set(expected)), *source.unknown])
-    shapes = sorted(
-        f"{name} {_shape(present[name].shape)} instead of {_shape(shape)}"
-        for name, shape in expected.items()
-        if name in present and present[name].shape != shape
+    mismatch = compare(
+        table.tensorflow_shapes,
+        {name: info.shape for name, info in present.items()} | {name: () for name in source.unknown},
+        {name: info.dtype for name, info in present.items()},
     )
-    dtypes = sorted(
-        f"{name} ({present[name].dtype})"
-        for name in expected
-        if name in present and present[name].dtype not in ("float32", "float16", "bfloat16")
-    )
-    if missing or extra or shapes or dtypes:
-        raise InputError(_difference(source.label, table.variant, missing, extra, shapes, dtypes))
+    if mismatch:
+        raise InputError(
+            mismatch.sentence(
+                f"{source.label}: expected exactly the variables of {table.variant}, found ",
+                ". Nothing was written; name the variant and --hparams that the checkpoint was trained with.",
+            )
+        )
     consumed = tuple(name for row in table.rows for name in row.tensorflow_names)
     if len(set(consumed)) != len(consumed):
         raise AssertionError("a variable would be consumed twice")
@@ -70,37 +66,3 @@ def account(
     if unused:
         reasons[other] += unused
     return Account(kind, why, consumed, dict(sorted(reasons.items())))
-
-
-def _difference(
-    label: str, variant: str, missing: list[str], extra: list[str], shapes: list[str], dtypes: list[str]
-) -> str:
-    parts = []
-    if missing:
-        hints = []
-        for name in missing[:_LISTED]:
-            close = nearest(name, extra, 1)
-            hints.append(f"{name} (nearest: {close[0]})" if close else name)
-        parts.append(f"{len(missing)} missing: {', '.join(hints)}{_more(missing)}")
-    if extra:
-        parts.append(f"{len(extra)} left over: {_listed(extra)}")
-    if shapes:
-        parts.append(f"{len(shapes)} of another shape: {_listed(shapes)}")
-    if dtypes:
-        parts.append(f"{len(dtypes)} not float32: {_listed(dtypes)}")
-    return (
-        f"{label}: expected exactly the variables of {variant}, found {'; '.join(parts)}. Nothing was written; name "
-        "the variant and --hparams that the checkpoint was trained with."
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + _more(names)
-
-
-def _more(names: Sequence[str]) -> str:
-    return f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,16 @@ import numpy as np
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
+from effdet_model.fit import listed
 from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable, Row
 from porting.accounting import Account, account
 from porting.checkpoint.sources import Source, open_source
 from porting.checkpoint.values import Choice, Kind
-from porting.recognise.identify import explain_mismatch, identify
+from porting.identity import check_replaceable, default_name
+from porting.recognise.command import convert_command
+from porting.recognise.files import recognise_source
 from porting.weights.files import check_output, write_weights
 from porting.weights.metadata import build_metadata
 
@@ -71,19 +74,24 @@ def convert(
     overrides: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     origin: Mapping[str, Any] | None = None,
+    named: Sequence[str] = (),
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Written:
     """Convert a checkpoint and write it to `output` (.pth or .safetensors), whole or not at all.
 
     Args:
-        output: None: tf_efficientdet_VARIANT.pth in the current folder.
-        variant: a variant's name, or "auto" to recognise it by its shapes.
+        output: None: tf_efficientdet_VARIANT.pth in the current folder, with the family where the variant has several
+            (tf_efficientdet_d0_coco.pth).
+        variant: a variant's name, or "auto" to recognise it by its shapes and the names around it.
         variables: "auto" takes what the official code evaluates with (`porting.checkpoint.values`); "ema" and "raw"
             force.
         moving_average_decay: of --hparams; 0: the training kept no averages.
         overrides: config fields, e.g. parsed from --hparams.
         allow_nonfinite: accept NaN, Inf and negative variances.
         origin: where an official checkpoint came from: {"url", "family"}; goes into the metadata.
+        named: further names of the checkpoint, e.g. the URL that it was loaded from.
+        overwrite: replace an output that is not an earlier conversion of the same checkpoint.
 
     Raises:
         InputError: anything about the checkpoint or the output is not as it must be; nothing is written.
@@ -93,6 +101,12 @@ def convert(
     threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()  # while the source is read
     with open_source(checkpoint) as source:
         source.start_hashing()
+        family = (origin or {}).get("family")
+
+        def replaceable(config: EfficientDetConfig) -> None:
+            path = Path(output or default_name(config.name, family))
+            check_replaceable(path, config.name, source.sha256, family, overwrite)
+
         conversion = convert_source(
             source,
             variant,
@@ -101,9 +115,11 @@ def convert(
             overrides=overrides,
             allow_nonfinite=allow_nonfinite,
             origin=origin,
+            named=named,
             progress=progress,
+            before=replaceable,
         )
-    path = Path(output or f"tf_efficientdet_{conversion.config.name}.pth")
+    path = Path(output or default_name(conversion.config.name, family))
     digest = write_weights(path, conversion.state_dict, conversion.metadata)
     return Written(conversion, path, digest)
 
@@ -117,23 +133,29 @@ def convert_source(
     overrides: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     origin: Mapping[str, Any] | None = None,
+    named: Sequence[str] = (),
     progress: Progress | None = None,
+    before: Callable[[EfficientDetConfig], None] | None = None,
 ) -> Conversion:
-    """`convert` of an open source, without writing."""
-    identified = identify(source, variant, overrides or {})
-    table = table_for(identified.config)
-    try:
-        accounted = account(source, table, variables, moving_average_decay)
-    except InputError as error:
-        raise explain_mismatch(source, identified.config, error) from error
+    """`convert` of an open source, without writing.
+
+    Args:
+        before: called with the config before any value is read; to refuse in time.
+    """
+    recognised = recognise_source(source, variant, overrides, named)
+    config = recognised.settled([convert_command(source.path, *choice) for choice in recognised.choices])
+    if before:
+        before(config)
+    table = table_for(config)
+    accounted = account(source, table, variables, moving_average_decay)
     arrays = fill(source, table, accounted.kind, allow_nonfinite, progress)
     source.check_unread()
-    notes = (*identified.notes, *_about_values(source, accounted))
-    metadata = build_metadata(identified.config, source, accounted, notes, origin or {})
+    notes = (*recognised.notes, *_about_values(source, accounted))
+    metadata = build_metadata(config, source, accounted, notes, origin or {})
     import torch  # last: `convert` lets it load while everything above goes on
 
     state_dict = {key: torch.from_numpy(array) for key, array in arrays.items()}
-    return Conversion(identified.config, table, accounted, state_dict, notes, metadata)
+    return Conversion(config, table, accounted, state_dict, notes, metadata)
 
 
 def _about_values(source: Source, accounted: Account) -> list[str]:
@@ -167,10 +189,9 @@ def fill(
         if progress:
             progress(done, len(table.rows))
     if bad:
-        shown = ", ".join(sorted(bad)[:10]) + (f", and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise InputError(
-            f"{source.label}: expected finite values and variances >= 0, found {shown}; the training diverged or the "
-            "file is damaged. Use --allow-nonfinite to convert it all the same."
+            f"{source.label}: expected finite values and variances >= 0, found {listed(sorted(bad))}; the training "
+            "diverged or the file is damaged. Use --allow-nonfinite to convert it all the same."
         )
     return arrays
 

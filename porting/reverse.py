@@ -28,18 +28,19 @@ from torch import Tensor
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
-from effdet_model.factory import resolve_config
-from effdet_model.variants import get_config
-from effdet_model.weights import read_metadata, read_state_dict
+from effdet_model.fit import compare, listed, same_bits
+from effdet_model.weights import Weights, dtype_name, read_metadata, read_weights
 from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable, Row
 from porting.checkpoint.dialects import EMA_SUFFIX, H5
 from porting.checkpoint.tensorbundle import TensorBundle
-from porting.checkpoint.write_h5 import layer_order, same_bits, write_h5
+from porting.checkpoint.write_h5 import layer_order, write_h5
 from porting.checkpoint.write_tensorbundle import write_checkpoint
-from porting.recognise.weight_census import foreign_prefix, heads_overrides, read_weight_heads, take_weight_census
-from porting.weights.files import file_sha256
+from porting.files import file_sha256
+from porting.recognise.command import command
+from porting.recognise.files import recognise_tensors
+from porting.recognise.recognise import AUTO
 
 Progress = Callable[[int, int], None]
 
@@ -47,8 +48,6 @@ STEM = "model"
 H5_SUFFIXES = (".h5", ".hdf5")
 _FILES = (f"{STEM}.data-00000-of-00001", f"{STEM}.index", "checkpoint")  # in the order in which they appear
 _UNFINISHED = ".writing."
-_LISTED = 12
-_EXACT = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,7 @@ def to_tensorflow(
     overrides: Mapping[str, Any] | None = None,
     *,
     allow_nonfinite: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ReverseWritten:
     """Write PyTorch weights (.pth, .safetensors) as a TensorFlow checkpoint, whole or not at all.
@@ -105,6 +105,8 @@ def to_tensorflow(
         variant: may be left out where the weights' metadata or their tensors tell.
         overrides: config fields, e.g. parsed from --hparams.
         allow_nonfinite: accept NaN, Inf and negative variances.
+        overwrite: replace a checkpoint that other bytes would be written over. The same weights give the same bytes,
+            so that writing the same again needs no leave.
         progress: called with (tensors done, tensors in all).
 
     Raises:
@@ -113,18 +115,22 @@ def to_tensorflow(
     output = Path(output)
     dialect: Literal["tf1", "h5"] = "h5" if output.suffix.lower() in H5_SUFFIXES else "tf1"
     check_reverse_output(output)
-    state_dict = read_state_dict(weights, mapped=True)
-    config, notes = _config(weights, state_dict, variant, overrides or {})
+    loaded = read_weights(weights, mapped=True)
+    state_dict = loaded.state_dict
+    config, notes = _config(Path(weights), loaded, variant or AUTO, overrides or {})
     table = table_for(config)
     ignored = _account(weights, state_dict, table, notes)
     if not allow_nonfinite:
         _refuse_implausible(weights, state_dict, table)
     read = _reader(state_dict, table, progress)
     if dialect == H5:
-        write_h5(output, layer_order(config, table), read)
+        write_h5(
+            output, layer_order(config, table), read,
+            before=lambda new: _check_replaceable(output, [(new, output)], overwrite),
+        )  # fmt: skip
         tensors, files = len(table.tensorflow_shapes), {output.name: file_sha256(output)}
     else:
-        tensors = _write_folder(output, list(table.tensorflow_shapes), read)
+        tensors = _write_folder(output, list(table.tensorflow_shapes), read, overwrite)
         files = {name: file_sha256(output / name) for name in _FILES}
     consumed = tuple(row.pytorch_key for row in table.rows if row.tensorflow_names)
     return ReverseWritten(
@@ -149,37 +155,38 @@ def check_reverse_output(output: Path) -> None:
     others = sorted(name for name in entries if name not in _FILES and not name.startswith(_UNFINISHED))
     if others:
         raise InputError(
-            f"output {output}: expected a new or empty folder, found {_listed(others)} in it; name another folder, so "
+            f"output {output}: expected a new or empty folder, found {listed(others)} in it; name another folder, so "
             "that no training continues from these weights by mistake."
         )
 
 
+def _check_replaceable(output: Path, pairs: list[tuple[Path, Path]], overwrite: bool) -> None:
+    """Refuse to write new files over old ones of other content.
+
+    Args:
+        pairs: (new file, its place).
+    """
+    if overwrite:
+        return
+    others = [place for new, place in pairs if place.exists() and file_sha256(place) != file_sha256(new)]
+    if others:
+        raise InputError(
+            f"output {output}: expected nothing, or what was written from the same weights before, found another "
+            f"checkpoint ({listed(path.name for path in others)} differs); name another --output, or use "
+            "--overwrite to replace it."
+        )
+
+
 def _config(
-    weights: str | Path, state_dict: Mapping[str, Tensor], variant: str | None, overrides: Mapping[str, Any]
+    weights: Path, loaded: Weights, variant: str, overrides: Mapping[str, Any]
 ) -> tuple[EfficientDetConfig, list[str]]:
-    """The weights' config: from metadata, else from the variant, else from the tensors themselves."""
-    if "config" in (read_metadata(weights) or {}):
-        return resolve_config(variant, weights, **overrides), []
-    notes: list[str] = []
-    shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
-    if variant is None:
-        census = take_weight_census(shapes)
-        if not census.variants:
-            raise InputError(
-                f"weights {weights}: expected metadata that names the variant, or the tensors of a variant, found "
-                f"neither; nearest is {census.nearest} ({census.similarity:.0%} of tensors). Name --variant and the "
-                "--hparams they were trained with."
-            )
-        variant = census.variants[0]
-        same = ", ".join(census.variants)
-        notes.append(f"took {variant}, by the tensors' shapes" + (f" ({same} have the same)" * (variant != same)))
-    config = get_config(variant, **overrides)
-    heads = read_weight_heads(shapes)
-    assumed = {key: value for key, value in heads_overrides(config, heads).items() if key not in overrides}
-    if assumed and heads:
-        notes.append(f"{heads.num_classes} classes and {heads.anchors_per_location} anchors per location, as the "
-                     "prediction layers say")  # fmt: skip
-    return config.replace(**assumed), notes
+    """The weights' config, as the recogniser says: from metadata, the variant, or the tensors and names."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in loaded.state_dict.items()}
+    found = recognise_tensors(weights, shapes, read_metadata(weights), variant, overrides)
+    commands = [
+        command("convert", "--to", "tf", "--variant", name, "--weights", str(weights)) for name, _ in found.choices
+    ]
+    return found.settled(commands), [*loaded.notes, *found.notes]
 
 
 def _account(
@@ -187,29 +194,23 @@ def _account(
 ) -> dict[str, int]:
     """Match weights against a table, completely; the reasons why tensors are ignored, with their counts."""
     expected = {row.pytorch_key: row for row in table.rows}
-    missing = sorted(set(expected) - set(state_dict))
-    extra = sorted(set(state_dict) - set(expected))
-    both = [key for key in expected if key in state_dict]
-    shapes = sorted(
-        f"{key} {list(state_dict[key].shape)} instead of {list(expected[key].pytorch_shape)}"
-        for key in both
-        if tuple(state_dict[key].shape) != expected[key].pytorch_shape
+    filling = [key for key in state_dict if key in expected and expected[key].tensorflow_names]
+    mismatch = compare(
+        {key: row.pytorch_shape for key, row in expected.items()},
+        {key: tuple(tensor.shape) for key, tensor in state_dict.items()},
+        {key: dtype_name(state_dict[key]) for key in filling},
     )
-    filling = [key for key in both if expected[key].tensorflow_names]
-    dtypes = sorted(f"{key} ({state_dict[key].dtype})" for key in filling if state_dict[key].dtype not in _EXACT)
-    found = ((missing, "missing"), (extra, "left over"), (shapes, "of another shape"), (dtypes, "not float32"))
-    parts = [f"{len(names)} {what}: {_listed(names)}" for names, what in found if names]
-    if parts:
-        prefix = foreign_prefix(list(state_dict))
-        todo = f"take the {prefix!r} off all names" if prefix else "name the variant and --hparams they were made for"
+    if mismatch:
         raise InputError(
-            f"weights {weights}: expected exactly the tensors of {table.variant}, found {'; '.join(parts)}. Nothing "
-            f"was written; {todo}."
+            mismatch.sentence(
+                f"weights {weights}: expected exactly the tensors of {table.variant}, found ",
+                ". Nothing was written; name the variant and --hparams they were made for.",
+            )
         )
     small = sum(state_dict[key].dtype != torch.float32 for key in filling)
     if small:
         notes.append(f"{small} tensors of 16 bits became float32, which holds each of their values exactly")
-    counters = len(both) - len(filling)
+    counters = len(state_dict) - len(filling)
     return {"num_batches_tracked, which TensorFlow does not count": counters} if counters else {}
 
 
@@ -223,7 +224,7 @@ def _refuse_implausible(weights: str | Path, state_dict: Mapping[str, Tensor], t
             bad.append(f"{row.pytorch_key} (negative variance)")
     if bad:
         raise InputError(
-            f"weights {weights}: expected finite values and variances >= 0, found {_listed(sorted(bad))}; the training "
+            f"weights {weights}: expected finite values and variances >= 0, found {listed(sorted(bad))}; the training "
             "diverged or the file is damaged. Use --allow-nonfinite to write them all the same."
         )
 
@@ -253,7 +254,7 @@ def _variable(row: Row, place: int, tensor: Tensor) -> np.ndarray:
     return array
 
 
-def _write_folder(folder: Path, names: list[str], read: Callable[[str], np.ndarray]) -> int:
+def _write_folder(folder: Path, names: list[str], read: Callable[[str], np.ndarray], overwrite: bool) -> int:
     """Write and compare in a folder beside the files' final place, then move them there; how many tensors."""
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
@@ -269,6 +270,7 @@ def _write_folder(folder: Path, names: list[str], read: Callable[[str], np.ndarr
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as temporary:
             write_checkpoint(Path(temporary) / STEM, tensors())
             count = _compare(Path(temporary) / STEM, folder, tensors())
+            _check_replaceable(folder, [(Path(temporary) / name, folder / name) for name in _FILES], overwrite)
             for name in _FILES:
                 os.replace(Path(temporary) / name, folder / name)
         return count
@@ -294,12 +296,8 @@ def _compare(prefix: Path, folder: Path, tensors: Iterator[tuple[str, np.ndarray
         if different or count != len(again.entries):
             raise InputError(
                 f"{folder}: expected what was written, read back {len(different)} different tensors "
-                f"({_listed(different)}); the disk is failing or full, nothing was kept."
+                f"({listed(different)}); the disk is failing or full, nothing was kept."
             )
         return count
     finally:
         again.close()
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f", and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -18,8 +18,8 @@ from typing import Any
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
 from effdet_model.factory import create_model
-from effdet_model.variants import OFFICIAL_VARIANTS
 from effdet_model.weights import WEIGHT_SUFFIXES, metadata_path, read_metadata, read_state_dict
+from porting.identity import weight_name
 from porting.official.catalog import CatalogEntry, catalog
 from porting.version import TOOL, tool_version
 from porting.weights.files import file_sha256, write_weights
@@ -168,7 +168,7 @@ def _verify(item: ReleaseItem) -> _Verified:
             "changed after its conversion, convert the checkpoint again."
         )
     variant = EfficientDetConfig.from_dict(metadata["config"]).name
-    name = f"tf_efficientdet_{variant}" if variant in OFFICIAL_VARIANTS else variant
+    name = weight_name(variant, metadata["source"].get("family"))
     checkpoint = str(metadata["source"].get("sha256"))
     diff = read_evidence(item.diff, DIFF, variant, sha256, checkpoint)
     parity = read_evidence(item.parity, PARITY, variant, sha256, checkpoint)

@@ -126,7 +126,10 @@ def run_release(
             progress=progress,
         )  # fmt: skip
         weights = folder / f"{variant}.pth"
-        written = convert(found.path, weights, found.variant, overrides=found.overrides, origin=found.origin)
+        written = convert(
+            found.path, weights, found.variant, overrides=found.overrides, origin=found.origin, named=found.named,
+            overwrite=True,
+        )  # fmt: skip
         checkpoint_sha256 = written.conversion.metadata["source"]["sha256"]
         say(f"{variant}: converted")
         for kind, verification in steps:

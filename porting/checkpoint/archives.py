@@ -30,11 +30,15 @@ _LEFT_IN = re.compile(r"\._.*")  # what macOS adds beside each file
 
 @dataclass
 class Unpacked:
-    """`files`: base name in the archive -> unpacked file. `close()` removes the folder and all in it."""
+    """`files`: base name in the archive -> unpacked file; `names`: these files' names with folders, as archived.
+
+    `close()` removes the folder and all in it.
+    """
 
     folder: tempfile.TemporaryDirectory[str]
     files: dict[str, Path] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     def close(self) -> None:
         self.folder.cleanup()
@@ -105,6 +109,7 @@ def _unpack_members(
         target = folder / _own_name(base, result.files)
         _copy(archive, member, target, path)
         result.files[base] = target
+        result.names.append(member.name)
 
 
 def _check_end(stream: _Bounded, offset: int) -> None:

@@ -15,6 +15,7 @@ from porting.checkpoint import archives, h5, sstable
 MAX_STATE_BYTES = 1 << 20
 ARCHIVE = "archive"
 """The folder that google/automl's trainer moves its best checkpoint to."""
+_STATE_PATHS = 50
 _SHARD = re.compile(r"(?P<stem>.+)\.data-\d{5}-of-\d{5}")
 
 
@@ -22,7 +23,8 @@ _SHARD = re.compile(r"(?P<stem>.+)\.data-\d{5}-of-\d{5}")
 class Located:
     """`location` is the prefix of a tensor bundle or a .h5 file; `label` what messages call it.
 
-    `files` is empty where the bundle itself will tell; `stem` is the file name of the prefix.
+    `files` is empty where the bundle itself will tell; `stem` is the file name of the prefix; `surroundings` are
+    names that the user did not type: folders in the archive, paths in the file `checkpoint`.
     """
 
     kind: Literal["bundle", "h5"]
@@ -30,6 +32,7 @@ class Located:
     label: str
     files: list[Path] = field(default_factory=list)
     on_close: Callable[[], None] | None = None
+    surroundings: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -51,6 +54,13 @@ def locate(path: Path) -> Located:
     Raises:
         InputError: nothing there, several candidates, or something else than a checkpoint.
     """
+    located = _located(path)
+    if not located.surroundings:
+        located.surroundings = _state_paths(located.location.with_name("checkpoint"), located.stem)
+    return located
+
+
+def _located(path: Path) -> Located:
     try:
         if path.is_dir():
             return _in_folder({entry.name: entry for entry in path.iterdir() if entry.is_file()}, str(path), path)
@@ -115,6 +125,18 @@ def _state_target(state: Path, label: str) -> str:
     return name
 
 
+def _state_paths(state: Path, stem: str) -> tuple[str, ...]:
+    """The paths in a file `checkpoint`, where it is about the checkpoint of this name; () where there is none."""
+    try:
+        with open(state, "rb") as file:
+            content = file.read(MAX_STATE_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return ()
+    found = re.findall(r'^\s*(?:all_)?model_checkpoint_paths?:\s*"([^"\n]{1,4096})"', content, re.MULTILINE)
+    paths = tuple(dict.fromkeys(found))[:_STATE_PATHS]
+    return paths if any(re.split(r"[/\\]", path)[-1] == stem for path in paths) else ()
+
+
 def _by_content(path: Path, label: str | None = None) -> Located:
     with open(path, "rb") as file:
         head = file.read(512)
@@ -149,6 +171,9 @@ def _in_archive(path: Path) -> Located:
         unpacked.close()
         raise
     located.files, located.on_close = [path], unpacked.close
+    state = unpacked.files.get("checkpoint")
+    stem = located.label.rpartition("/")[2]
+    located.surroundings = (*unpacked.names, *(_state_paths(state, stem) if state else ()))
     return located
 
 

@@ -73,11 +73,13 @@ class Source:
         variables: canonical name -> `VariableInfo`, in the order of the file.
         ignored: tensors that are no part of the model. unknown: names that no row of the table knows.
         backbone_scope: first part of the backbone's canonical names, such as "efficientnet-b0".
+        surroundings: names around it that the user did not type: folders in the archive, paths in the file
+            `checkpoint`.
     """
 
     def __init__(self, path: Path, dialect: str, store: _Store, found: Translation, located: Located) -> None:
         self.path, self.dialect, self.label = path, dialect, located.label
-        self.files = located.files
+        self.files, self.surroundings = located.files, located.surroundings
         self._store, self._translation, self._located = store, found, located
         self._read: set[str] = set()
         self._hashes: concurrent.futures.Future[dict[str, str]] | None = None

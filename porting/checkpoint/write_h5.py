@@ -16,6 +16,7 @@ import numpy as np
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
+from effdet_model.fit import listed, same_bits
 from mappings.table import MappingTable
 from porting.checkpoint.h5 import H5Weights
 from porting.files import atomic_write
@@ -52,12 +53,18 @@ def _creation(name: str) -> tuple[bool, bool, tuple[int, ...]]:
 
 
 def write_h5(
-    path: Path, layers: Sequence[tuple[str, Sequence[str]]], read: Callable[[str], np.ndarray]
+    path: Path,
+    layers: Sequence[tuple[str, Sequence[str]]],
+    read: Callable[[str], np.ndarray],
+    before: Callable[[Path], None] | None = None,
 ) -> None:
     """Write `layers` (as `layer_order` gives them) to `path`, each array taken from `read` when it is written.
 
     Before the file gets its name it is read back and every array compared bit by bit. The same arrays give the
     same bytes.
+
+    Args:
+        before: called with the finished file before it gets its name; to refuse in time.
 
     Raises:
         InputError: the output cannot be written, or what was read back differs.
@@ -75,6 +82,8 @@ def write_h5(
                     group.create_dataset(f"{name}:0", data=read(name), track_times=False)
             _set_names(file.create_group(TOP_LEVEL), "weight_names", [])
         _compare(temporary, path, layers, read)
+        if before:
+            before(temporary)
 
 
 def _set_names(group: Any, attribute: str, names: Sequence[str]) -> None:
@@ -110,10 +119,5 @@ def _compare(
     if different:
         raise InputError(
             f"{path}: expected what was written, read back {len(different)} different arrays "
-            f"({', '.join(different[:5])}); the disk is failing or full, nothing was kept."
+            f"({listed(different, 5)}); the disk is failing or full, nothing was kept."
         )
-
-
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays have the same dtype, shape and bits (NaN equals the same NaN)."""
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

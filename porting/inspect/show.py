@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from effdet_model.fit import listed
 from porting.inspect.run import Inspection
 from porting.inspect.value_statistics import Extreme, Statistics
 
@@ -16,8 +15,6 @@ _DIALECTS = {
     "pth": "PyTorch .pth weights", "safetensors": "safetensors weights",
 }  # fmt: skip
 _KINDS = {"raw": "raw values", "ema": "moving averages", "weights": "weights"}
-_LISTED = 8
-
 
 def inspection_summary(inspection: Inspection) -> RenderableType:
     """An inspection for a terminal: what it is, its values, what stands in the way, what to type next."""
@@ -25,11 +22,13 @@ def inspection_summary(inspection: Inspection) -> RenderableType:
     if inspection.ignored:
         parts.append(_ignored(inspection))
     if inspection.unknown:
-        parts.append(Text(f"{len(inspection.unknown)} unknown: {_listed(inspection.unknown)}", style="red"))
+        parts.append(Text(f"{len(inspection.unknown)} unknown: {listed(inspection.unknown)}", style="red"))
     parts += [Text(f"note: {note}") for note in inspection.notes]
     parts += [Text(f"problem: {problem}", style="red") for problem in inspection.problems]
-    if inspection.next_command:
-        parts.append(Text.assemble("next: ", (inspection.next_command, "bold"), no_wrap=True, overflow="ignore"))
+    commands = [("next: ", inspection.next_command)] if inspection.next_command else []
+    commands += [("either: " if not place else "or: ", choice) for place, choice in enumerate(inspection.choices)]
+    for word, command in commands:
+        parts.append(Text.assemble(word, (command, "bold"), no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
 
@@ -47,6 +46,8 @@ def _identity(found: Inspection) -> Table:
     same = [name for name in found.variants if name != found.variant]
     if found.variant:
         row("variant", found.variant + (f" (same shapes: {', '.join(same)})" if same else ""))
+    elif same:
+        row("variant", f"one of {', '.join(same)}, which have the same shapes")
     else:
         row("variant", f"none exactly; nearest {found.nearest}, {found.similarity:.0%} in common")
     if found.hparams:
@@ -102,7 +103,3 @@ def _ignored(found: Inspection) -> Table:
     for reason, count in found.ignored.items():
         table.add_row(f"{count:,}", Text(reason))
     return table
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f", and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from porting.official import obtain as quiet
 from porting.official.cache import CacheState
 from porting.official.catalog_table import VariantRow
 from porting.official.obtain import Obtained
-from porting.official.obtain import obtain as obtain_quietly
 from porting.progress import progress
+from porting.recognise.files import WeightSettings
 
 
 def obtain(variant: str, checkpoint: str | None, **how: Any) -> Obtained:
     """`porting.official.obtain.obtain`, with a bar while something is downloaded."""
     with progress("downloading", "bytes") as report:
-        return obtain_quietly(variant, checkpoint, progress=report, **how)
+        return quiet.obtain(variant, checkpoint, progress=report, **how)
+
+
+def obtain_for_weights(
+    weights: Path, variant: str | None, checkpoint: str | None, **how: Any
+) -> tuple[Obtained, WeightSettings]:
+    """`porting.official.obtain.obtain_for_weights`, with a bar."""
+    with progress("downloading", "bytes") as report:
+        return quiet.obtain_for_weights(weights, variant, checkpoint, progress=report, **how)
+
+
+def obtain_url(path: str, offline: bool = False) -> tuple[Path, tuple[str, ...]]:
+    """`porting.official.obtain.obtain_url`, with a bar."""
+    with progress("downloading", "bytes") as report:
+        return quiet.obtain_url(path, offline=offline, progress=report)
 
 
 def variant_table(rows: Sequence[VariantRow]) -> Table:

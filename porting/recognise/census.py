@@ -1,54 +1,19 @@
-"""Which variant a checkpoint is, by a census of its shapes, and what its heads say of classes and anchors."""
+"""Which variants have exactly a file's shapes: a census over all of them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from effdet_model.errors import InputError
-from effdet_model.variants import OFFICIAL_VARIANTS
+from effdet_model.config import EfficientDetConfig
+from effdet_model.fit import Shape
+from effdet_model.variants import OFFICIAL_VARIANTS, PYTORCH_MODELS, get_config
 from mappings.committed import read_committed_table, table_name
-
-Shape = tuple[int, ...]
-
-_PREDICTIONS = ("class-predict", "box-predict")
-
-
-@dataclass(frozen=True)
-class Heads:
-    """What the prediction layers' shapes say."""
-
-    num_classes: int
-    anchors_per_location: int
-
-
-def read_heads(shapes: Mapping[str, Shape], label: str) -> Heads:
-    """Class count and anchors per location from the prediction layers of canonical names and shapes.
-
-    Raises:
-        InputError: a prediction layer is missing, or the two do not fit together.
-    """
-    outputs = {}
-    for layer in _PREDICTIONS:
-        net = layer.replace("-predict", "_net")
-        kernels = [f"{net}/{layer}/{leaf}" for leaf in ("pointwise_kernel", "kernel", "bias")]
-        found = [shapes[name][-1] for name in kernels if shapes.get(name)]
-        if not found:
-            raise InputError(
-                f"{label}: expected an EfficientDet checkpoint with {net}/{layer}, found {len(shapes)} variables "
-                "without it; a backbone alone cannot be ported."
-            )
-        outputs[layer] = found[0]
-    anchors, left = divmod(outputs["box-predict"], 4)
-    classes, left_classes = divmod(outputs["class-predict"], anchors) if anchors else (0, 1)
-    if left or left_classes:
-        raise InputError(
-            f"{label}: expected box-predict outputs = anchors x 4 and class-predict outputs = anchors x classes, "
-            f"found {outputs['box-predict']} and {outputs['class-predict']}; the heads do not belong together."
-        )
-    return Heads(classes, anchors)
+from porting.recognise.heads import PREDICTIONS, Framework
 
 
 @dataclass(frozen=True)
@@ -56,7 +21,7 @@ class Census:
     """The outcome of a census.
 
     Attributes:
-        variants: official variants with exactly these shapes (heads' outputs aside), in the catalogue's order.
+        variants: variants with exactly these shapes (heads' outputs aside), in the catalogue's order.
         nearest: the variant that shares most shapes; similarity: shared over all, 0 to 1.
     """
 
@@ -65,24 +30,56 @@ class Census:
     similarity: float
 
 
-def take_census(shapes: Mapping[str, Shape]) -> Census:
-    """Compare a checkpoint's shapes with those of every official variant; names do not count."""
-    mine = _counted(shapes)
-    scores = {}
-    for name in OFFICIAL_VARIANTS:
-        theirs = _table_census(table_name(name))
-        scores[name] = sum((mine & theirs).values()) / max(1, sum((mine | theirs).values()))
+def take_census(shapes: Mapping[str, Shape], framework: Framework) -> Census:
+    """Compare a file's shapes with those of every variant.
+
+    Of TensorFlow's variables the shapes alone count (a variable that has another name shows in the accounting), of
+    PyTorch's tensors the names too, which tell the models apart that PyTorch alone has.
+    """
+    mine = _counted(shapes, framework)
+    scores = {name: _similarity(mine, _official(table_name(name), framework)) for name in OFFICIAL_VARIANTS}
+    if framework == "pytorch" and max(scores.values()) < 1.0:
+        build = [name for name in PYTORCH_MODELS if _plausible(shapes, get_config(name))]
+        scores |= {name: _similarity(mine, _counted(model_shapes(get_config(name)), framework)) for name in build}
     nearest = max(scores, key=lambda name: scores[name])
     exact = tuple(name for name, score in scores.items() if score == 1.0)
     return Census(exact, nearest, scores[nearest])
 
 
+def model_shapes(config: EfficientDetConfig) -> dict[str, Shape]:
+    """Key and shape of every tensor of a model's state_dict, in its order; no memory for weights is taken."""
+    import torch
+
+    from effdet_model.efficientdet import EfficientDet
+
+    with torch.device("meta"):
+        model = EfficientDet(config)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
 @cache
-def _table_census(name: str) -> Counter[Shape]:
-    return _counted(read_committed_table(name).tensorflow_shapes)
+def _official(name: str, framework: Framework) -> Counter[Any]:
+    table = read_committed_table(name)
+    if framework == "tensorflow":
+        return _counted(table.tensorflow_shapes, framework)
+    return _counted({row.pytorch_key: row.pytorch_shape for row in table.rows}, framework)
 
 
-def _counted(shapes: Mapping[str, Shape]) -> Counter[Shape]:
-    return Counter(
-        shape for name, shape in shapes.items() if not any(layer in name for layer in _PREDICTIONS)
-    )
+def _counted(shapes: Mapping[str, Shape], framework: Framework) -> Counter[Any]:
+    kept = {name: shape for name, shape in shapes.items() if not name.startswith(PREDICTIONS[framework])}
+    return Counter(kept.values()) if framework == "tensorflow" else Counter(kept.items())
+
+
+def _similarity(a: Counter[Any], b: Counter[Any]) -> float:
+    return sum((a & b).values()) / max(1, sum((a | b).values()))
+
+
+def _plausible(shapes: Mapping[str, Shape], config: EfficientDetConfig) -> bool:
+    """Whether building the model is worth the time: filters, cells and repeats fit."""
+    separable = "class_net.predict.conv_pw.weight" in shapes
+    kernel = shapes.get(f"class_net.predict.{'conv_pw' if separable else 'conv'}.weight", (0, 0))
+    cells = {match[1] for key in shapes if (match := re.match(r"fpn\.cell\.(\d+)\.", key))}
+    repeats = {match[1] for key in shapes if (match := re.match(r"class_net\.conv_rep\.(\d+)\.", key))}
+    return (config.separable_conv, config.fpn_num_filters, config.fpn_cell_repeats, config.box_class_repeats) == (
+        separable, kernel[1] if len(kernel) > 1 else 0, len(cells), len(repeats),
+    )  # fmt: skip

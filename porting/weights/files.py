@@ -8,10 +8,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from effdet_model.errors import InputError
-from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_metadata, read_state_dict
+from effdet_model.fit import listed, same_bits
+from effdet_model.weights import METADATA_KEY, WEIGHT_SUFFIXES, metadata_path, read_metadata, read_tensors
 from porting.files import atomic_write, file_sha256
 
 if TYPE_CHECKING:
@@ -109,22 +108,13 @@ def _compare(temporary: Path, state_dict: dict[str, Tensor], suffix: str) -> Non
 
         again = load_file(temporary)
     else:
-        again = read_state_dict(temporary, mapped=True)
+        again = read_tensors(temporary, mapped=True)
     different = sorted(
         set(state_dict) ^ set(again)
-        | {key for key in set(state_dict) & set(again) if not bit_identical(state_dict[key], again[key])}
+        | {key for key in set(state_dict) & set(again) if not same_bits(state_dict[key], again[key])}
     )
     if different:
         raise InputError(
             f"{temporary}: expected what was written, read back {len(different)} different tensors "
-            f"({', '.join(different[:5])}); the disk is failing or full, nothing was kept."
+            f"({listed(different, 5)}); the disk is failing or full, nothing was kept."
         )
-
-
-def bit_identical(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape and bits (NaN equals the same NaN)."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[a.element_size()]
-    mine, other = (tensor.numpy().reshape(-1).view(unsigned) for tensor in (a, b))
-    return np.array_equal(mine, other)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from effdet_model.errors import InputError
-from effdet_model.weights import METADATA_KEY, parse_metadata, read_metadata, read_state_dict
-from porting.weights.files import file_sha256
+from effdet_model.weights import METADATA_KEY, parse_metadata, read_metadata, read_weights
+from effdet_model.wrappers import model_names
+from porting.files import file_sha256
 
 _ZIP, _PICKLE = b"PK\x03\x04", (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -36,7 +37,9 @@ class WeightFile:
     """An open weight file; a context manager.
 
     Attributes:
-        shapes: key -> shape, in the file's order. metadata: what it says of itself; None where nothing.
+        shapes: the model's key -> shape, in the file's order; wrappers' prefixes are off (`effdet_model.wrappers`).
+        counters: keys of them that the file lacks, batch counters of value 0. notes: what was done, in sentences.
+        metadata: what it says of itself; None where nothing.
 
     Raises:
         InputError: damaged, or not a plain dictionary of tensors.
@@ -47,18 +50,22 @@ class WeightFile:
         self.dialect = _dialect(path) or "pth"
         self._safe: Any = None
         self._state: dict[str, torch.Tensor] = {}
+        self._names: dict[str, str] = {}
+        self.counters: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
         if self.dialect == "safetensors":
             self._open_safetensors()
         else:
-            with open(path, "rb") as file:
-                mapped = file.read(4) == _ZIP
-            self._state = read_state_dict(path, mapped=mapped)
+            loaded = read_weights(path, mapped=True)
+            self._state, self.notes = loaded.state_dict, loaded.notes
             self.shapes = {key: tuple(tensor.shape) for key, tensor in self._state.items()}
             self.metadata = read_metadata(path)
 
     def read(self, key: str) -> tuple[np.ndarray, str]:
         """A tensor's values and its dtype in the file; bfloat16 comes as float32 of the same value."""
-        tensor = self._safe.get_tensor(key) if self._safe is not None else self._state[key]
+        if key in self.counters:
+            return np.zeros((), np.int64), "int64"
+        tensor = self._safe.get_tensor(self._names[key]) if self._safe is not None else self._state[key]
         dtype = str(tensor.dtype).removeprefix("torch.")
         if tensor.dtype.is_floating_point and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
             tensor = tensor.float()
@@ -87,9 +94,15 @@ class WeightFile:
 
         try:
             self._safe = safe_open(self.path, framework="pt").__enter__()
-            self.shapes = {key: tuple(self._safe.get_slice(key).get_shape()) for key in self._safe.keys()}
+            found = model_names(self._safe.keys(), f"weights {self.path}")
+            self._names, self.counters, self.notes = dict(found.names), found.counters, found.notes
+            self.shapes = {name: tuple(self._safe.get_slice(key).get_shape()) for name, key in self._names.items()}
+            self.shapes |= dict.fromkeys(self.counters, ())
             text = (self._safe.metadata() or {}).get(METADATA_KEY)
-        except (SafetensorError, ValueError) as error:
+            self.metadata = parse_metadata(text, self.path) if text is not None else None
+        except InputError:
+            raise
+        except (SafetensorError, ValueError, RecursionError) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise InputError(
                 f"{self.path}: expected a safetensors file, found: {reason}; the file is damaged or of another kind."

@@ -25,6 +25,7 @@ INNER_FLOORS = {
         {"show"},
         {"inspect", "reverse"},
         {"convert"},
+        {"identity"},
         {"official"},
         {"weights"},
         {"accounting", "recognise"},

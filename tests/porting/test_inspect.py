@@ -28,7 +28,7 @@ from porting.convert import convert
 from porting.inspect.run import Averages, Inspection, inspect_file
 from porting.inspect.show import inspection_summary
 from porting.inspect.value_statistics import Extreme, Statistics
-from porting.recognise.census import Heads
+from porting.recognise.heads import Heads
 from porting.reverse import to_tensorflow
 
 Change = Callable[[str, np.ndarray], Iterator[tuple[str, np.ndarray]]]
@@ -126,27 +126,34 @@ def test_brackets_are_not_markup(tmp_path: Path) -> None:
 
 def test_own_classes_and_anchors(tmp_path: Path) -> None:
     config = get_config("d1", num_classes=20, num_scales=2)
-    prefix = write_synthetic_checkpoint(config, tmp_path / "own", ema=False, momentum=False)
+    prefix = write_synthetic_checkpoint(config, tmp_path / "own-d1", ema=False, momentum=False)
     found = inspect_file(prefix)
     assert found.heads == Heads(20, 6) and found.averages == Averages("none", 0, 912)
     assert found.hparams == {"num_classes": 20, "num_scales": 2}
     assert (found.next_command or "").endswith(" --hparams num_classes=20,num_scales=2")
-    assert found.notes[-1] == "which scales and aspect ratios make the anchors is assumed: no checkpoint tells"
+    assert "assumed 2 scales x 3 ratios, which no checkpoint tells" in found.notes[-2]
+    assert found.notes[-1] == "20 classes, as the shape of class-predict says"
     assert run_next(found, tmp_path / "own.pth")["config"]["num_classes"] == 20
 
 
 def test_one_shape_several_variants(tmp_path: Path) -> None:
-    for name, variant in {"efficientdet-d0": "d0", "advprop/efficientdet-d0": "d0_ap", "other": "d0"}.items():
+    for name, variant in {"efficientdet-d0": "d0", "advprop/efficientdet-d0": "d0_ap"}.items():
         prefix = write_synthetic_checkpoint("d0", tmp_path / name, ema=False, momentum=False)
         found = inspect_file(prefix)
-        assert (found.variants, found.variant) == (("d0", "d0_ap"), variant)
-        assert "d0, d0_ap have the same shapes" in found.notes[0]
+        assert (found.variants, found.variant, found.usable) == (("d0", "d0_ap"), variant, True)
+        assert f"d0, d0_ap have the same shapes; took {variant}" in found.notes[0]
+    prefix = write_synthetic_checkpoint("d0", tmp_path / "other", ema=False, momentum=False)
+    found = inspect_file(prefix)
+    assert (found.variants, found.variant, found.usable, found.next_command) == (("d0", "d0_ap"), None, False, None)
+    assert found.choices == [f"python cli.py convert --variant {name} --checkpoint {prefix}" for name in found.variants]
+    assert f"either: {found.choices[0]}\nor: {found.choices[1]}\n" in shown(found)
+    assert "differ in preprocessing, and no name around the file says which it is" in found.problems[0]
 
 
 @pytest.mark.parametrize(
     "hparams",
     [
-        "fpn_cell_repeats=1,fpn_name=qufpn,fpn_weight_method=channel_fastattn,separable_conv=false,num_classes=3",
+        "fpn_cell_repeats=1,fpn_name=qufpn,separable_conv=false,num_classes=3",
         "min_level=2,apply_bn_for_resampling=false,fpn_weight_method=fastattn,box_class_repeats=2",
         "conv_bn_act_pattern=true,fpn_num_filters=48,max_level=6,num_scales=2,aspect_ratios=1.0*2.0",
     ],
@@ -158,6 +165,22 @@ def test_hparams_are_read_from_names_and_shapes(tmp_path: Path, hparams: str) ->
     assert found.usable and found.variants == () and 0 < found.similarity < 1
     assert found.notes[0].startswith("hparams were read from names and shapes")
     assert run_next(found, tmp_path / "own.pth")["counts"]["tensorflow_variables"] == found.values["raw"].tensors
+
+
+def test_fusion_weights_that_shapes_do_not_tell(tmp_path: Path) -> None:
+    """channel_attn and channel_fastattn have the same variables, and neither is a default."""
+    config = get_config("lite0", fpn_weight_method="channel_attn", num_classes=3)
+    prefix = write_synthetic_checkpoint(config, tmp_path / "own", ema=False, momentum=False)
+    found = inspect_file(prefix)
+    assert not found.usable and found.next_command is None
+    assert [choice.rpartition(" ")[2] for choice in found.choices] == [
+        "fpn_weight_method=channel_fastattn,num_classes=3", "fpn_weight_method=channel_attn,num_classes=3",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="make another network; say --hparams fpn_weight_method=channel_fastattn or"):
+        convert(prefix, tmp_path / "x.pth")
+    written = convert(prefix, tmp_path / "x.pth", overrides={"fpn_weight_method": "channel_attn"})
+    config = written.conversion.config
+    assert (config.name, config.fpn_weight_method, config.num_classes) == ("lite0", "channel_attn", 3)
 
 
 def test_nothing_that_fits(tmp_path: Path) -> None:
@@ -288,7 +311,7 @@ def test_weights_with_metadata(lite0: tuple[Path, Path], tmp_path: Path) -> None
 
 def test_weights_without_metadata(tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any], str]] = [
-        ("lite1", {"num_classes": 5}, " --hparams num_classes=5"), ("efficientdet_d0", {}, ""), ("d6", {}, ""),
+        ("lite1", {"num_classes": 5}, " --hparams num_classes=5"), ("efficientdet_d0", {}, ""), ("d7x", {}, ""),
     ]  # fmt: skip
     for name, overrides, end in cases:
         with torch.device("meta"):
@@ -304,15 +327,15 @@ def test_weights_that_do_not_fit(lite0: tuple[Path, Path], tmp_path: Path) -> No
     state = read_state_dict(lite0[1])
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "wrapped.pth")
     found = inspect_file(tmp_path / "wrapped.pth")
-    assert not found.usable and found.next_command is None
-    assert "all names begin with 'module.'" in found.problems[-1]
+    assert (found.usable, found.variant, found.variants) == (True, "lite0", ("lite0",))
+    assert "took the prefix 'module.' off all names" in found.notes[0]
     save_file({**state, "more": torch.zeros(1)}, tmp_path / "more.safetensors")
     found = inspect_file(tmp_path / "more.safetensors")
     assert (found.nearest, found.variants, found.usable) == ("lite0", (), False)
     (tmp_path / "other.json").write_bytes(lite0[1].with_suffix(".json").read_bytes())
     torch.save({**state, "more": torch.zeros(1)}, tmp_path / "other.pth")
     found = inspect_file(tmp_path / "other.pth")
-    assert found.unknown == ["more"] and "1 tensors of lite0 are left over: more" in found.problems[0]
+    assert found.unknown == ["more"] and found.problems[0] == "as weights of lite0: 1 left over: more"
     assert "belongs to another file" in found.problems[-1]
 
 

@@ -145,9 +145,10 @@ def _loader() -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
-    Loader.add_constructor(
-        "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node, deep=True)
-    )
+    def as_list(loader: Any, node: Any) -> list[Any]:
+        return loader.construct_sequence(node, deep=True)
+
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", as_list)
     return Loader
 
 

@@ -1,0 +1,88 @@
+"""The recogniser's answers for an open checkpoint and for a weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effdet_model.config import EfficientDetConfig
+from effdet_model.errors import InputError
+from effdet_model.weights import read_metadata, read_weights
+from porting.checkpoint.sources import Source
+from porting.recognise.recognise import AUTO, Evidence, Recognised, contradiction, recognise
+from porting.recognise.surroundings import around
+
+
+def recognise_source(
+    source: Source, variant: str = AUTO, overrides: Mapping[str, Any] | None = None, named: Sequence[str] = ()
+) -> Recognised:
+    """What a checkpoint is.
+
+    Args:
+        named: further names that belong to it, e.g. the URL that it came from.
+    """
+    shapes = {name: info.shape for name, info in source.variables.items()}
+    names = around(source.path, *source.surroundings, *named)
+    return recognise(
+        Evidence(shapes, "tensorflow", source.label, names, source.backbone_scope), variant, overrides
+    )
+
+
+def recognise_tensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, Any] | None,
+    variant: str = AUTO,
+    overrides: Mapping[str, Any] | None = None,
+    named: Sequence[str] = (),
+) -> Recognised:
+    """What a weight file is, by the names and shapes of its tensors and what it says of itself."""
+    recorded = (metadata or {}).get("config")
+    config = EfficientDetConfig.from_dict(recorded) if isinstance(recorded, dict) else None
+    evidence = Evidence(shapes, "pytorch", f"weights {path}", around(path, *named), recorded=config)
+    return recognise(evidence, variant, overrides)
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """How to make the model of a weight file.
+
+    Attributes:
+        variant: None where the file's metadata say it. overrides: config fields, the user's and the file's.
+        notes: what was inferred, in sentences. metadata: what the file says of itself.
+    """
+
+    variant: str | None
+    overrides: Mapping[str, Any]
+    notes: tuple[str, ...]
+    metadata: Mapping[str, Any] | None
+
+
+def weight_settings(
+    weights: str | Path,
+    variant: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    named: Sequence[str] = (),
+) -> WeightSettings:
+    """Variant and config fields with which `create_model` loads a weight file, also one without metadata.
+
+    Args:
+        variant: the one that the user names. named: names that belong to it, e.g. of the checkpoint it came from.
+
+    Raises:
+        InputError: the file cannot be read, or it is not certain what it is.
+    """
+    given = dict(overrides or {})
+    metadata = read_metadata(weights)
+    recorded = (metadata or {}).get("config")
+    if isinstance(recorded, dict):
+        for problem in contradiction(EfficientDetConfig.from_dict(recorded), variant or AUTO):
+            raise InputError(f"weights {weights}: {problem}")
+        return WeightSettings(variant, given, (), metadata)
+    path = Path(weights)
+    shapes = {name: tuple(tensor.shape) for name, tensor in read_weights(path, mapped=True).state_dict.items()}
+    found = recognise_tensors(path, shapes, None, variant or AUTO, given, named)
+    config = found.settled()
+    return WeightSettings(config.name, {**found.hparams, **given}, found.notes, metadata)
