@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.planted_faults import FALSIFIED
 from effdet_model import InputError, get_config
 from effdet_model.variants import OFFICIAL_VARIANTS
 from porting.official.catalog import catalog, config_overrides
@@ -48,19 +49,6 @@ def test_the_facts_come_from_nowhere_else() -> None:
         assert rooms <= {"effdet_model.errors"}
 
 
-FALSIFIED: dict[str, Any] = {
-    "act_type": "relu", "min_level": 4, "max_level": 6, "num_scales": 2, "aspect_ratios": PAIRS, "anchor_scale": 4.5,
-    "mean_rgb": 127.0, "stddev_rgb": (58.0, 57.0, 57.0), "scale_range": True, "box_class_repeats": 4,
-    "fpn_cell_repeats": 4, "fpn_num_filters": 88, "separable_conv": False, "apply_bn_for_resampling": False,
-    "conv_after_downsample": True, "conv_bn_act_pattern": True, "fpn_name": "qufpn", "fpn_weight_method": "attn",
-    "fpn_config": {"nodes": [{"feat_level": 3, "inputs_offsets": [0, 1, 2, 3, 4]}, *(
-        {"feat_level": level, "inputs_offsets": [level - 3, 4 + level - 3]} for level in range(4, 8))]},
-    "survival_prob": 0.8, "num_classes": 20, "image_size": (640, 512), "label_map": "voc",
-    "nms_configs": {"method": "hard"}, "backbone_name": "efficientnet-b1", "pad_type": "", "redundant_bias": False,
-    "norm_kwargs": {"eps": 1e-5, "momentum": 0.01}, "norm_layer": "groupnorm", "head_act_type": "relu",
-    "head_bn_level_first": True, "downsample_type": "avg", "upsample_type": "bilinear",
-    "backbone_args": {"output_stride": 16}, "backbone_indices": (1, 2, 3, 4),
-}  # fmt: skip
 ANCHOR_FIELDS = {"min_level", "max_level", "num_scales", "aspect_ratios", "anchor_scale"}
 
 

@@ -195,7 +195,7 @@ def _reduced_precision(case: Investigation, pair: TensorPair) -> Cause | None:
     if expected.shape != pair.value.shape:
         return None
     for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
-        rounded = torch.from_numpy(np.ascontiguousarray(expected)).to(dtype).float().numpy()
+        rounded = torch.from_numpy(np.array(expected, order="C")).to(dtype).float().numpy()
         if agrees(pair.value, rounded):
             return Cause(
                 "precision_lost", f"precision lost: the weights were rounded to {name}",

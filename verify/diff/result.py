@@ -304,6 +304,8 @@ class DiffResult:
             return f"Same function: {count} of {count} layers within {self.allowed} ({how}); {largest}; {values}."
         if self.same_layers:
             return f"Not the same: {self._outside_layers(values)}; {count} of {count} layers within {self.allowed}."
+        if not self.layers:
+            return f"Not the same: {self._outside_layers(values)}; no layer could be compared."
         bad = sum(not layer.ok for layer in self.layers)
         other = self._outside_layers(values)
         return (

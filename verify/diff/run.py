@@ -137,9 +137,9 @@ class _Comparison:
         from verify.diff.tensors import TensorLedger
 
         options = self.options
-        self.image_size = model.config.image_size
-        self.notes += check_size(model.config)
-        inputs = make_inputs(model.config, options.images, options.noise_seeds)
+        config = model.config.replace(image_size=self.image_size)
+        self.notes += check_size(config)
+        inputs = make_inputs(config, options.images, options.noise_seeds)
         self.seeds = " ".join(item.name.removeprefix("noise-") for item in inputs if item.kind == "noise")
         model = model.to(getattr(torch, options.dtype)).eval()
         self.ledger = ledger = TensorLedger(model.state_dict())
