@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from verify.diff import comparison
-from verify.diff.comparison import assert_close, compare, describe
+from verify.diff.comparison import assert_close, compare, compare_with_truth, describe
 
 
 def test_largest_difference_with_its_place() -> None:
@@ -89,3 +89,40 @@ def test_a_failure_names_layer_index_and_both_values() -> None:
     with pytest.raises(AssertionError, match=r"box_net.predict.*\[1\]: reference 2, port 2.5"):
         assert_close("box_net.predict", np.array([1.0, 2.0]), np.array([1.0, 2.5]), 1e-3)
     assert "tolerance 0.001" in describe("x", compare(np.ones(1), np.ones(1), 1e-3))
+
+
+def strayed(size: float, seed: int) -> np.ndarray:
+    return np.random.RandomState(seed).normal(0, size, (1, 8, 8, 16))
+
+
+@pytest.mark.parametrize("own", [1e-6, 1e-3, 7e-2])
+def test_float32_is_held_to_a_multiple_of_tensorflows_own_distance(own: float) -> None:
+    """Chaotic weights pass where both stray alike; a port that strays much further fails at every size."""
+    truth = strayed(1.0, 0)
+    single = truth + strayed(own, 1)
+    alike = compare_with_truth(truth, single, truth + strayed(own, 2))
+    assert alike.ok and not alike.undecided and alike.own_max_rel == compare(truth, single, 1.0).max_rel
+    further = compare_with_truth(truth, single, truth + strayed(own * 30, 2))
+    assert not further.ok and further.excess > 2
+
+
+def test_a_fault_in_few_values_shows_by_the_largest_one() -> None:
+    truth = strayed(1.0, 0)
+    port = truth.copy()
+    port[0, 3, 3, 3] += 1e-2
+    found = compare_with_truth(truth, truth + strayed(1e-6, 1), port)
+    assert not found.ok and found.worst_index == (0, 3, 3, 3) and found.max_rel > found.tolerance
+
+
+def test_a_lucky_reference_does_not_fail_the_port() -> None:
+    """TensorFlow's float32 may hit the truth exactly; a few units of rounding are no fault."""
+    truth = strayed(1.0, 0)
+    assert compare_with_truth(truth, truth, truth.astype(np.float32)).ok
+    assert not compare_with_truth(truth, truth, truth + strayed(1e-4, 1)).ok
+
+
+def test_where_tensorflow_itself_strays_as_far_as_its_values_nothing_is_decided() -> None:
+    truth = strayed(1.0, 0)
+    lost = compare_with_truth(truth, truth + strayed(0.2, 1), truth + strayed(0.2, 2))
+    assert lost.ok and lost.undecided
+    assert not compare_with_truth(truth, truth + strayed(0.2, 1), truth * np.nan).ok
