@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-EXIT_CHECK_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-
-PATH = click.Path(path_type=Path)
-Command = Callable[..., Any]
+from command_line import (
+    EXIT_CHECK_FAILED,
+    PATH,
+    console,
+    json_option,
+    print_json,
+    print_notes,
+    run_command_line,
+    source_options,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,48 +29,14 @@ def cli() -> None:
     """
 
 
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, soft_wrap=not sys.stdout.isatty(), highlight=False)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
-
-
 def _model_options(weights: Path, variant: str | None, hparams: str | None) -> dict[str, Any]:
     """Variant and config fields of a weight file, as its metadata or the recogniser say."""
     from effdet_model.hparams import parse_hparams
     from porting.recognise.files import weight_settings
 
     found = weight_settings(weights, variant, parse_hparams(hparams).fields)
-    _print_notes(found.notes)
+    print_notes(found.notes)
     return {"variant": found.variant, "overrides": found.overrides}
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-
-
-def source_options(command: Command) -> Command:
-    """--checkpoint, --family, --hparams, --mirror, --offline: which checkpoint is meant."""
-    options = (
-        click.option("--checkpoint", metavar="PATH|URL", help="Your own checkpoint: a folder, prefix, .index, "
-                     ".tar.gz, .h5 or URL. Without it the official one is downloaded."),
-        click.option("--family", help="Official family: coco2 (default), coco, coco640, advprop, lite."),
-        click.option("--hparams", metavar="YAML|k=v,...|auto",
-                     help="What google/automl's --hparams takes; auto: the config.yaml beside the checkpoint."),
-        click.option("--mirror", metavar="URL", help="Take official files from here instead."),
-        click.option("--offline", is_flag=True, help="Use no network."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @cli.command()
@@ -112,9 +74,9 @@ def convert(
             moving_average_decay=found.moving_average_decay, named=found.named, progress=report, **how,
         )
     if as_json:
-        _print_json(conversion_json(written, found.notes))
+        print_json(conversion_json(written, found.notes))
     else:
-        _console().print(conversion_summary(written, found.notes))
+        console().print(conversion_summary(written, found.notes))
 
 
 def _to_tensorflow(
@@ -132,9 +94,9 @@ def _to_tensorflow(
             weights, output, variant, parse_hparams(hparams).fields, progress=report, **how,
         )
     if as_json:
-        _print_json(written.to_json())
+        print_json(written.to_json())
     else:
-        _console().print(reverse_summary(written))
+        console().print(reverse_summary(written))
 
 
 @cli.command()
@@ -152,9 +114,9 @@ def inspect(path: str, offline: bool, as_json: bool) -> None:
     with progress("inspecting") as report:
         found = inspect_file(file, report, named)
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
-        _console().print(inspection_summary(found))
+        console().print(inspection_summary(found))
     sys.exit(0 if found.usable else EXIT_CHECK_FAILED)
 
 
@@ -172,9 +134,9 @@ def mapping(variant: str, hparams: str | None, as_json: bool) -> None:
 
     table = build_table(get_config(variant, **parse_hparams(hparams).fields))
     if as_json:
-        _print_json(table_json(table))
+        print_json(table_json(table))
     elif sys.stdout.isatty():
-        _console().print(mapping_rich_table(table))
+        console().print(mapping_rich_table(table))
     else:
         click.echo(table_text(table), nl=False)
 
@@ -189,9 +151,9 @@ def variants(as_json: bool) -> None:
 
     rows = variant_rows()
     if as_json:
-        _print_json(rows_json(rows))
+        print_json(rows_json(rows))
     else:
-        _console().print(variant_table(rows))
+        console().print(variant_table(rows))
 
 
 @cli.command()
@@ -229,7 +191,7 @@ def diff(
     found, model = obtain_for_weights(
         weights, variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline
     )
-    _print_notes(model.notes)
+    print_notes(model.notes)
     size = parse_image_size(image_size) if image_size else None
     options = DiffOptions(
         size, images, noise_seeds, overrides={**model.overrides, **found.overrides},
@@ -239,9 +201,9 @@ def diff(
         result = run_diff(found.path, weights, model.variant, options, advance)
     pages = write_diff_report(result, report) if report else []
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
-        print_diff(result, _console())
+        print_diff(result, console())
         for page in pages:
             click.echo(page)
     sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
@@ -290,9 +252,9 @@ def evaluate(
         return
     pages = write_evaluation_report(result, report) if report else []
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
-        print_evaluation(result, _console())
+        print_evaluation(result, console())
         for page in pages:
             click.echo(page)
     sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
@@ -331,7 +293,7 @@ def parity(
     found, model = obtain_for_weights(
         weights, variant, checkpoint, family=family, hparams=hparams, mirror=mirror, offline=offline
     )
-    _print_notes(model.notes)
+    print_notes(model.notes)
     with progress("comparing", "images") as shown:
         result = run(
             ParityOptions(
@@ -341,9 +303,9 @@ def parity(
         )  # fmt: skip
     pages = write_parity_report(result, report) if report else []
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
-        print_parity(result, _console())
+        print_parity(result, console())
         for page in pages:
             click.echo(page)
     sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
@@ -377,7 +339,7 @@ def detect(
     with progress("detecting", "images") as report:
         found = run(DetectOptions(source, weights, **model, **how), report)
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
         click.echo(found.summary())
 
@@ -425,54 +387,12 @@ def demo(output: Path) -> None:
     """The whole way with a small trained checkpoint and its pictures, which come with this package."""
     from demo.run import run_demo
 
-    sys.exit(0 if run_demo(output, _console()) else EXIT_CHECK_FAILED)
-
-
-def _note_or_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-    """What was repaired in a file, as a note; other warnings as Python shows them."""
-    from effdet_model.errors import InputWarning
-
-    if issubclass(category, InputWarning):
-        _print_notes([str(message)])
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
+    sys.exit(0 if run_demo(output, console()) else EXIT_CHECK_FAILED)
 
 
 def main() -> None:
-    """Run the command line; every known problem ends in one message and its exit code."""
-    from effdet_model.errors import CheckFailedError, InputError
-
-    def terminate(number: int, frame: object) -> None:
-        raise SystemExit(EXIT_TERMINATED)
-
-    def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
-        if "--json" in sys.argv[1:]:
-            _print_json({"error": message})
-        else:
-            click.echo(f"error: {message}", err=True)
-        sys.exit(code)
-
-    signal.signal(signal.SIGTERM, terminate)
-    warnings.showwarning = _note_or_warning
-    try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        if "--json" in sys.argv[1:]:
-            fail(error.format_message())
-        error.show()
-        sys.exit(EXIT_BAD_INPUT)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing half-written was kept", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(EXIT_CHECK_FAILED)
-    except InputError as error:
-        fail(str(error), EXIT_CHECK_FAILED if isinstance(error, CheckFailedError) else EXIT_BAD_INPUT)
-    except OSError as error:
-        fail(f"{error.filename or 'file'}: {error.strerror or error}; check path and rights.")
+    """Run the command line."""
+    run_command_line(cli)
 
 
 if __name__ == "__main__":

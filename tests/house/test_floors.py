@@ -11,7 +11,7 @@ from tests.house.imports import Graph, circles, import_graph, project_graph, pyt
 
 FLOORS = (
     {"cli", "benchmarks"},
-    {"hubconf", "release"},
+    {"command_line", "hubconf", "release"},
     {"detect", "training", "export", "demo"},
     {"verify"},
     {"porting"},
@@ -35,7 +35,7 @@ INNER_FLOORS = {
 }
 """The same inside the large rooms."""
 
-MOST_FILES, MOST_LINES = 16, 450
+MOST_FILES, MOST_LINES = 17, 400
 
 
 @pytest.fixture(scope="module")
