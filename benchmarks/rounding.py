@@ -24,7 +24,7 @@ from verify.diff.comparison import FLOOR_MAX, FLOOR_RMS, MULTIPLE
 from verify.diff.inputs import drawn, noise
 from verify.diff.layers import InputRun
 from verify.diff.options import DiffOptions
-from verify.reference.official import reference_config
+from verify.reference.configuration.official import reference_config
 from verify.reference.process import ReferenceProcess
 
 Ratios = tuple[float, float, str]

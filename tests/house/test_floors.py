@@ -35,7 +35,7 @@ INNER_FLOORS = {
 }
 """The same inside the large rooms."""
 
-MOST_FILES, MOST_LINES = 17, 400
+MOST_FILES, MOST_LINES = 16, 400
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_files_and_folders_stay_small(repository: Path) -> None:
         assert path.name != "utils.py"
         folders[place.parent] += 1
     large = {str(folder): count for folder, count in folders.items() if count > MOST_FILES}
-    assert set(large) <= {"effdet_model"}, large
+    assert set(large) <= {"effdet_model", "tests/effdet_model"}, large
 
 
 def test_an_upward_a_sideways_and_a_circular_arrow_are_seen() -> None:

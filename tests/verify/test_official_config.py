@@ -17,9 +17,9 @@ from effdet_model import InputError, get_config
 from effdet_model.variants import OFFICIAL_VARIANTS
 from porting.official.catalog import catalog, config_overrides
 from tests.conftest import REPOSITORY
-from verify.reference.config_check import config_differences
-from verify.reference.facts import DEFAULTS, TRAINING, VARIANTS
-from verify.reference.official import reference_config
+from verify.reference.configuration.config_check import config_differences
+from verify.reference.configuration.facts import DEFAULTS, TRAINING, VARIANTS
+from verify.reference.configuration.official import reference_config
 
 PAIRS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effdet_model.errors import InputError, unknown_name
-from verify.reference.official import Hparams
+from verify.reference.configuration.official import Hparams
 
 DEFAULT_TOLERANCES = {
     ("float64", True): 1e-9,

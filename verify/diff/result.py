@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify.reference.config_check import ConfigDifference
+from verify.reference.configuration.config_check import ConfigDifference
 
 
 @dataclass(frozen=True)

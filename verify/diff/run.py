@@ -15,10 +15,10 @@ from effdet_model.errors import InputError
 from verify.diff.import_order import survive_tensorflow
 from verify.diff.options import DEFAULT_TOLERANCES, DiffOptions, checked
 from verify.diff.result import Cause, Difference, DiffResult, InputResult, LayerResult
-from verify.reference.config_check import ConfigDifference, config_differences
-from verify.reference.official import all_hparams, declared_hparams, reference_config
+from verify.reference.configuration.config_check import ConfigDifference, config_differences
+from verify.reference.configuration.official import all_hparams, declared_hparams, reference_config
+from verify.reference.configuration.values import KINDS, Kind, official_values
 from verify.reference.process import ReferenceProcess
-from verify.reference.values import KINDS, Kind, official_values
 
 if TYPE_CHECKING:
     from effdet_model import EfficientDet, EfficientDetConfig

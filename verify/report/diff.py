@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from verify.diff.result import DiffResult, LayerResult
-from verify.reference.config_check import shown
+from verify.reference.configuration.config_check import shown
 from verify.report.blocks import (
     ABSENT,
     Block,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effdet_model.errors import InputError, unknown_name
-from verify.reference.facts import DEFAULTS, FAMILIES, SUFFIXES, TRAINER, TRAINING, VARIANTS
+from verify.reference.configuration.facts import DEFAULTS, FAMILIES, SUFFIXES, TRAINER, TRAINING, VARIANTS
 
 Hparams = str | Mapping[str, Any] | None
 

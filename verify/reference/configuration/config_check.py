@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from verify.reference.facts import DEFAULTS, FIXED
+from verify.reference.configuration.facts import DEFAULTS, FIXED
+from verify.reference.configuration.official import official_name
 from verify.reference.fpn import nodes
-from verify.reference.official import official_name
 from verify.reference.pipeline import anchor_boxes
 
 ANCHORS = "anchors"

@@ -15,7 +15,7 @@ from porting.checkpoint import dialects
 from porting.checkpoint.dialects import EMA_SUFFIX, VALUE_SUFFIX
 from porting.checkpoint.object_graph import ObjectGraph, parse_object_graph, unescape
 
-CASES = json.loads(gzip.decompress((Path(__file__).parents[1] / "data" / "dialect_names.json.gz").read_bytes()))
+CASES = json.loads(gzip.decompress((Path(__file__).parents[2] / "data" / "dialect_names.json.gz").read_bytes()))
 OFFICIAL = "d0 d1 d2 d3 d4 d5 d6 d7 d7x lite0 lite1 lite2 lite3 lite3x lite4".split()
 
 
