@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -75,7 +76,7 @@ def _run(output: Path, console: Console) -> bool:
     console.print(Text(f"{ARCHIVE}: efficientdet-{VARIANT}, trained by google/automl's code on pictures of shapes"))
     console.rule("2. convert")
     weights = output / f"tf_efficientdet_{VARIANT}.pth"
-    overrides = {"image_size": IMAGE_SIZE, "aspect_ratios": ASPECT_RATIOS, "label_map": category_names()}
+    overrides = _hparams()
     console.print(conversion_summary(convert(ARCHIVE, weights, VARIANT, overrides=overrides, overwrite=True)))
     console.rule("3. diff: TensorFlow and PyTorch, layer by layer, in float64")
     layers = _diff(weights)
@@ -119,9 +120,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _hparams() -> dict[str, Any]:
+    """What the checkpoint was trained with, where it differs from the variant's own."""
+    return {"image_size": IMAGE_SIZE, "aspect_ratios": ASPECT_RATIOS, "label_map": category_names()}
+
+
 def _diff(weights: Path) -> DiffResult:
     """On a picture, which excites what was trained, and on noise."""
-    options = DiffOptions(images=sorted(IMAGES.iterdir())[:1], noise_seeds=(0,), dtype="float64")
+    options = DiffOptions(images=sorted(IMAGES.iterdir())[:1], noise_seeds=(0,), dtype="float64", hparams=_hparams())
     return run_diff(ARCHIVE, weights, VARIANT, options)
 
 
