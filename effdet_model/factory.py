@@ -43,10 +43,9 @@ def create_model(
         InputError: unknown name or field, or weights that do not fit.
     """
     _check_arguments(variant, weights, overrides)
+    if reset_head and overrides.get("num_classes") not in (None, resolve_config(variant, weights).num_classes):
+        overrides.setdefault("label_map", None)  # the names of the old classes go with them
     config = resolve_config(variant, weights, **overrides)
-    if reset_head and "label_map" not in overrides:
-        same = config.num_classes == resolve_config(variant, weights).num_classes
-        config = config if same else config.replace(label_map=None)
     if image_size is not None:
         config = config.replace(image_size=parse_image_size(image_size))
     if weights is None:

@@ -42,6 +42,7 @@ def test_other_classes_begin_anew_and_all_else_is_kept(tmp_path: Path, settings:
 def test_names_of_the_old_classes_go_with_them(weights: Path) -> None:
     assert create_model(weights=weights).config.label_map is not None
     assert create_model(weights=weights, num_classes=20, reset_head=True).config.label_map is None
+    assert create_model(weights=weights, num_classes=2, reset_head=True).config.label_map is None
     named = create_model(weights=weights, num_classes=2, reset_head=True, label_map={1: "x", 2: "y"})
     assert named.config.label_map == {1: "x", 2: "y"}
     same = create_model(weights=weights, reset_head=True)
