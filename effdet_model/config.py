@@ -196,7 +196,7 @@ def _check_together(config: EfficientDetConfig) -> None:
 
     def check(good: bool, name: str, expected: str) -> None:
         if not good:
-            raise InputError(f"{name}: expected {expected}, found {shown(getattr(config, name))}.")
+            raise InputError(f"{name}: expected {expected}, found {shown(getattr(config, name))}; correct it.")
 
     check(
         config.min_level <= config.max_level,

@@ -140,7 +140,7 @@ def _ratios(value: Any) -> Any:
     return _RATIOS.convert(value)
 
 
-_CHANNEL_VALUES = "one number, or one per channel (three for RGB),"
+_CHANNEL_VALUES = "one number, or one per channel (three for RGB)"
 
 NMS_CONFIGS = Keys(
     {
@@ -232,9 +232,9 @@ FIELDS: Mapping[str, FieldType] = {
     "max_level": whole(1, MAX_LEVEL),
     "num_scales": whole(1, MAX_SCALES),
     "aspect_ratios": Plain(_RATIOS.expected, _ratios),
-    "anchor_scale": one_or_list(positive(1000), MAX_LEVEL, "one positive number, or one per level,"),
+    "anchor_scale": one_or_list(positive(1000), MAX_LEVEL, "one positive number, or one per level"),
     "mean_rgb": one_or_list(number(-1e6, 1e6), MAX_INPUT_CHANNELS, _CHANNEL_VALUES),
-    "stddev_rgb": one_or_list(positive(1e6), MAX_INPUT_CHANNELS, f"{_CHANNEL_VALUES} above 0"),
+    "stddev_rgb": one_or_list(positive(1e6), MAX_INPUT_CHANNELS, f"{_CHANNEL_VALUES}, above 0"),
     "scale_range": flag,
     "box_class_repeats": whole(1, MAX_REPEATS),
     "fpn_cell_repeats": whole(1, MAX_REPEATS),

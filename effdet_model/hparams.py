@@ -205,7 +205,7 @@ def _to_fields(values: Mapping[str, Any], source: Path | None = None) -> Hparams
             if (list(value) if isinstance(value, tuple) else value) not in _UNSUPPORTED_UNLESS[key]:
                 raise InputError(
                     f"--hparams {key}: expected {_UNSUPPORTED_UNLESS[key][0]!r}, found {shown(value)}; models with "
-                    f"another {key} cannot be ported."
+                    f"another value of {key} cannot be ported."
                 )
         elif key in MODEL_HPARAMS:
             fields[key] = _checked(key, value, source)
