@@ -8,16 +8,8 @@ from typing import Any
 
 import click
 
-from command_line import (
-    EXIT_CHECK_FAILED,
-    PATH,
-    console,
-    json_option,
-    print_json,
-    print_notes,
-    run_command_line,
-    source_options,
-)
+import command_line
+from command_line import EXIT_CHECK_FAILED, PATH, console, json_option, print_json, print_notes, source_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -274,7 +266,9 @@ def evaluate(
 @click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out and count what cannot be used.")
-@click.option("--report", type=PATH, metavar="DIR", help="parity.json, parity.md, parity.html.")
+@click.option("--report", type=PATH, metavar="DIR", help="parity.json, parity.md, parity.html; with --resume the work.")
+@click.option("--resume", is_flag=True, help="Continue an earlier run with the same settings and --report.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Of both frameworks; default: all cores to use.")
 @json_option
 def parity(
     variant: str | None, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,
@@ -297,8 +291,8 @@ def parity(
     with progress("comparing", "images") as shown:
         result = run(
             ParityOptions(
-                found.path, weights, variant=model.variant, family=family, overrides=model.overrides, progress=shown,
-                **how,
+                found.path, weights, variant=model.variant, family=family or found.origin.get("family"),
+                overrides=found.hparams, work=report, command=command_line.command_text(), progress=shown, **how,
             )
         )  # fmt: skip
     pages = write_parity_report(result, report) if report else []
@@ -392,7 +386,7 @@ def demo(output: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
-    run_command_line(cli)
+    command_line.run_command_line(cli)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import warnings
@@ -28,6 +29,11 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def command_text() -> str:
+    """What was typed, as a shell reads it."""
+    return shlex.join(["python", "cli.py", *sys.argv[1:]])
 
 
 def print_json(value: Any) -> None:

@@ -83,7 +83,11 @@ def _run(output: Path, console: Console) -> bool:
     print_diff(layers, console)
     pages = write_diff_report(layers, output / "diff")[-1:]
     console.rule("4. parity: the detections of both, from the same files")
-    detections = parity(ParityOptions(ARCHIVE, weights, images=IMAGES, annotations=ANNOTATIONS, nms=PROFILE))
+    detections = parity(
+        ParityOptions(
+            ARCHIVE, weights, images=IMAGES, annotations=ANNOTATIONS, nms=PROFILE, overrides=_hparams(),
+        )
+    )  # fmt: skip
     print_parity(detections, console)
     pages += write_parity_report(detections, output / "parity")[-1:]
     console.rule("5. COCO metrics beside those of google/automl's own code")

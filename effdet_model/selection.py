@@ -47,8 +47,9 @@ def decode_boxes(regressions: Array, anchors_yxyx: Array) -> Array:
     y0, x0, y1, x1 = (anchors_yxyx[..., i] for i in range(4))
     ty, tx, th, tw = (regressions[..., i] for i in range(4))
     anchor_height, anchor_width = y1 - y0, x1 - x0
-    half_height = _exp(th) * anchor_height / 2.0
-    half_width = _exp(tw) * anchor_width / 2.0
+    with np.errstate(over="ignore"):  # boxes beyond float32 are infinite, as in TensorFlow
+        half_height = _exp(th) * anchor_height / 2.0
+        half_width = _exp(tw) * anchor_width / 2.0
     center_y = ty * anchor_height + (y0 + y1) / 2
     center_x = tx * anchor_width + (x0 + x1) / 2
     return xp.stack((center_y - half_height, center_x - half_width, center_y + half_height, center_x + half_width), -1)

@@ -173,6 +173,7 @@ def detection_parity(found: Obtained, weights: Path, options: ReleaseOptions) ->
     settings = ParityOptions(
         found.path, weights, found.variant, images=images, annotations=options.annotations, coco=options.coco,
         image_size=options.image_size, as_published=bool(found.origin), pictures=0,
+        family=found.origin.get("family"), overrides=found.hparams,
     )  # fmt: skip
     return parity(settings)
 

@@ -1,11 +1,15 @@
-"""Parity: TensorFlow and PyTorch from the same files to detections and metrics, and stage by stage."""
+"""Parity: TensorFlow and PyTorch from the same files to detections and metrics, and stage by stage.
+
+Both work at once: while PyTorch and the comparison are busy with one batch, TensorFlow has the next one.
+"""
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,59 +24,28 @@ from verify.evaluation.coco import (
     load_coco_layout,
     load_folder,
 )
-from verify.evaluation.metrics import CocoMetrics, check_evaluator, coco_metrics
-from verify.evaluation.published import Era, era_of, published_verdict
-from verify.evaluation.result import SkippedImage
-from verify.evaluation.store import ImageResult
-from verify.parity.matching import ImageAgreement, Rows, agree, agreement_ap, worst_first
+from verify.evaluation.metrics import check_evaluator
+from verify.evaluation.published import Era, era_of
+from verify.parity.image import ImageParity
+from verify.parity.options import ParityOptions
 from verify.parity.result import ParityResult
+from verify.parity.setup import Setup, check_official, prepare
+from verify.parity.store import WORK_FILE, ParityStore
+from verify.parity.summary import summarize
 from verify.reference.process import ReferenceProcess
+from verify.report import make_folder
 
 if TYPE_CHECKING:
     from effdet_model.efficientdet import EfficientDet
     from effdet_model.nms_profiles import NmsProfile
     from porting.checkpoint.sources import Source
-    from verify.evaluation.job import Progress
-    from verify.parity.stages import Ladder
+    from verify.parity.port import ReadImage
+    from verify.parity.stages import Conversation, Request
 
-TODAY = "today's google/automl (anchors by ratio since 2020-09-10)"
+__all__ = ["ParityOptions", "parity"]
 
-
-@dataclass(frozen=True)
-class ParityOptions:
-    """What to compare, and how. Paths as given by the user.
-
-    Attributes:
-        checkpoint: anything `porting.checkpoint.sources.open_source` opens. weights: .pth or .safetensors.
-        variant: may be None where the weights' metadata names it.
-        images: a folder; with `annotations`, those of its images that the file lists. coco: a folder in COCO's layout,
-            of which `split` is taken, instead.
-        nms: name of a suppression profile; None: the published one with `as_published`, else numpy_gaussian.
-        image_size: (height, width), one number or text; None: the weights' own.
-        as_published: anchors and suppression of the day on which the weights' `family` was published.
-        variables: "ema" or "raw"; "auto": what the weights were made of, as their metadata says.
-        limit: only the first so many images. pictures: how many of the worst to draw.
-        progress: called with (images done, how many there are).
-        overrides: config fields, e.g. parsed from --hparams.
-    """
-
-    checkpoint: str | Path
-    weights: str | Path
-    variant: str | None = None
-    images: str | Path | None = None
-    annotations: str | Path | None = None
-    coco: str | Path | None = None
-    split: str = "val2017"
-    nms: str | None = None
-    image_size: int | str | tuple[int, int] | None = None
-    as_published: bool = False
-    family: str | None = None
-    variables: str = "auto"
-    limit: int | None = None
-    skip_bad_images: bool = False
-    pictures: int = 6
-    progress: Progress | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+FIRST_IMAGES = 2
+"""Of so many images TensorFlow's float64 run is made in any case, to know its own rounding."""
 
 
 def parity(options: ParityOptions) -> ParityResult:
@@ -84,7 +57,14 @@ def parity(options: ParityOptions) -> ParityResult:
     """
     started = time.perf_counter()
     check_evaluator()
-    with ReferenceProcess("pipeline") as reference:
+    if options.resume and options.work is None:
+        raise InputError("--resume: expected --report DIR (the work file lies in it), found none.")
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads: expected at least 1, found {options.threads}.")
+    from verify.parity.port import thread_shares
+
+    of_tensorflow, of_pytorch = thread_shares(options.threads)
+    with ReferenceProcess("pipeline", threads=of_tensorflow) as reference, _torch_threads(of_pytorch):
         from effdet_model.weights import read_metadata
         from porting.checkpoint.sources import open_source
 
@@ -96,13 +76,43 @@ def parity(options: ParityOptions) -> ParityResult:
         dataset = check_categories(dataset, model.config.num_classes, options.skip_bad_images)
         with open_source(options.checkpoint) as source:
             source.start_hashing()
-            run = _Run(options, dataset, model, profile, reference)
-            run.open(source, metadata)
-            run.all_images()
-            result = run.result(source, metadata, era)
+            setup = prepare(options, source, dataset, model, profile, metadata, era)
+            reference.open(
+                setup.reference_config, lambda name: source.read(name, setup.kind), "float32", source.backbone_scope,
+                profile=dataclasses.asdict(profile),
+            )
+            with _store(setup, source) as store:
+                _Run(setup, reference, store).all_images()
+                result = summarize(setup, list(store.images.values()), source.sha256(), reference.versions)
+                store.remove()
         return dataclasses.replace(
             result, seconds={**result.seconds, "total": time.perf_counter() - started}
         )
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _store(setup: Setup, source: Source) -> ParityStore:
+    """The work file, if there is a folder for it, and what an earlier run left there."""
+    options = setup.options
+    path = None
+    if options.work is not None:
+        make_folder(Path(options.work))
+        path = Path(options.work) / WORK_FILE
+    settings = setup.settings(source.sha256()) if path is not None else {}
+    store = ParityStore(path, settings, options.resume)
+    store.check_contents(setup.dataset.images)
+    return store
 
 
 def _dataset(options: ParityOptions) -> CocoDataset:
@@ -130,11 +140,7 @@ def _model(options: ParityOptions, era: Era | None) -> EfficientDet:
 
     overrides = {**options.overrides, **(era.overrides if era else {})}
     model = create_model(options.variant, image_size=options.image_size, weights=options.weights, **overrides)
-    if not model.config.is_official:
-        raise InputError(
-            f"variant {model.config.name}: expected a model that TensorFlow's EfficientDet has too, found one that "
-            "exists in PyTorch only; parity needs both."
-        )
+    check_official(model)
     return model
 
 
@@ -151,135 +157,100 @@ def _profile(options: ParityOptions, era: Era | None, model: EfficientDet) -> Nm
 
 
 class _Run:
-    """One parity run: what is gathered image after image, and what it adds up to."""
+    """All images of one run; conversations with TensorFlow go on while others start."""
 
-    def __init__(
-        self, options: ParityOptions, dataset: CocoDataset, model: EfficientDet, profile: NmsProfile,
-        reference: ReferenceProcess,
-    ) -> None:  # fmt: skip
+    def __init__(self, setup: Setup, reference: ReferenceProcess, store: ParityStore) -> None:
+        from verify.parity.port import PortSide
         from verify.parity.stages import Ladder
 
-        self.options, self.dataset, self.profile, self.reference = options, dataset, profile, reference
-        self.ladder: Ladder = Ladder(model, profile)
-        self.config = model.config
-        self.kind = "ema"
-        self.theirs: dict[int, Rows] = {}
-        self.mine: dict[int, Rows] = {}
-        self.agreements: list[ImageAgreement] = []
-        self.skipped = [SkippedImage(id_, "", reason) for id_, reason in dataset.bad_images.items()]
-        self.notes: list[str] = list(dataset.notes)
-        self.seconds = {"tensorflow": 0.0, "pytorch": 0.0}
-
-    def open(self, source: Source, metadata: Mapping[str, Any] | None) -> None:
-        """Tell TensorFlow's process which model and suppression to run."""
-        from verify.reference.pipeline import PROFILE_KEY
-
-        wanted = self.options.variables
-        if wanted == "auto":
-            wanted = ((metadata or {}).get("source") or {}).get("variables") or "auto"
-        self.kind, _ = source.meant(list(source.variables), wanted)  # type: ignore[arg-type]
-        kind = self.kind
-        config = {**self.config.to_dict(), PROFILE_KEY: dataclasses.asdict(self.profile)}
-        self.reference.open(config, lambda name: source.read(name, kind), "float32", source.backbone_scope)
+        self.setup, self.reference, self.store = setup, reference, store
+        self.port = PortSide(setup.model, setup.profile, threads=1)
+        self.ladder = Ladder(self.port)
+        self.answers: collections.deque[Callable[[dict[str, np.ndarray]], None]] = collections.deque()
+        self.finished: list[ImageParity] = []
 
     def all_images(self) -> None:
-        """Every image of the dataset."""
-        for done, image in enumerate(self.dataset.images, 1):
-            self._one_image(image)
-            if self.options.progress:
-                self.options.progress(done, len(self.dataset.images))
-        if not self.agreements:
-            reason = self.skipped[0].reason if self.skipped else "none"
+        """Every image of the dataset that is not in the store yet; all of them are, when this returns."""
+        images = self.setup.dataset.images
+        first = images[:FIRST_IMAGES]
+        others = [image for image in images[FIRST_IMAGES:] if image.id not in self.store.images]
+        size = self.port.batch_size
+        groups = [[image for image in first if image.id not in self.store.images]]
+        groups += [others[start : start + size] for start in range(0, len(others), size)]
+        self._advance()
+        arrived = self._ask_images(groups[0])
+        for number, batch in enumerate(self.port.read(groups)):
+            coming = self._ask_images(groups[number + 1]) if 0 < number < len(groups) - 1 else []
+            self._judge(batch, arrived)
+            if number == 0:
+                self._settle()
+                self.ladder.learn([self.store.images[image.id] for image in first])
+                coming = self._ask_images(groups[1]) if len(groups) > 1 else []
+            arrived = coming
+            self._keep()
+        self._settle()
+        if all(image.refused is not None for image in self.store.images.values()):
+            reasons = [image.refused for image in self.store.images.values()]
+            reason = (reasons or list(self.setup.dataset.bad_images.values()) or ["none"])[0]
             raise InputError(f"dataset: expected at least one image that can be used; first reason: {reason}")
 
-    def _one_image(self, image: ImageRecord) -> None:
-        from effdet_model.decoding import decode_image
+    def _ask_images(self, records: Sequence[ImageRecord]) -> list[dict[str, np.ndarray]]:
+        """Let TensorFlow begin with a batch; the list is filled when its results have come."""
+        results: list[dict[str, np.ndarray]] = []
+        if not records:
+            return results
 
-        started = time.perf_counter()
-        pixels: np.ndarray | None = None
-        refusal = ""
+        def sort(answer: dict[str, np.ndarray]) -> None:
+            results.extend({} for _ in records)
+            for name, array in answer.items():
+                position, _, stage = name.partition("/")
+                results[int(position)][stage] = array
+
+        self._ask(({"type": "images", "paths": [str(record.path.resolve()) for record in records]}, None), sort)
+        return results
+
+    def _ask(
+        self, request: Request | tuple[dict[str, Any], None], then: Callable[[dict[str, np.ndarray]], None]
+    ) -> None:
+        self.reference.submit(*request)
+        self.answers.append(then)
+
+    def _listen(self) -> None:
+        """Wait for the oldest answer, and go on with what needs it."""
+        then = self.answers.popleft()
+        then({layer.name: layer.output for layer in self.reference.collect()})
+
+    def _settle(self) -> None:
+        while self.answers:
+            self._listen()
+        self._keep()
+
+    def _judge(self, batch: Sequence[ReadImage], arrived: list[dict[str, np.ndarray]]) -> None:
+        """Run PyTorch on a batch and hold it against TensorFlow's results of the same images."""
+        usable = [image for image in batch if image.input is not None]
+        outputs = self.port.outputs([image.input for image in usable if image.input is not None])
+        own = {image.record.id: out for image, out in zip(usable, outputs, strict=True)}
+        while batch and not arrived:
+            self._listen()
+        for image, theirs in zip(batch, arrived, strict=True):
+            if image.refused is not None and "refused" in theirs and not self.setup.options.skip_bad_images:
+                raise InputError(f"image id {image.record.id}: {image.refused} Or use --skip-bad-images.")
+            self._go_on(self.ladder.judge(image, own.get(image.record.id), theirs), None)
+
+    def _go_on(self, conversation: Conversation, answer: dict[str, np.ndarray] | None) -> None:
         try:
-            pixels = decode_image(image.path)
-        except InputError as error:
-            refusal = str(error)
-        decoded = time.perf_counter()
-        theirs = self._ask(image)
-        answered = time.perf_counter()
-        if pixels is None or "refused" in theirs:
-            self._refused(image, pixels is None, theirs, refusal)
+            request = next(conversation) if answer is None else conversation.send(answer)
+        except StopIteration as end:
+            self.finished.append(end.value)
             return
-        reference, mine = self.ladder.climb(image.path.name, pixels, theirs)
-        self.theirs[image.id], self.mine[image.id] = reference, mine
-        self.agreements.append(agree(image, reference, mine))
-        self.seconds["tensorflow"] += answered - decoded
-        self.seconds["pytorch"] += decoded - started + time.perf_counter() - answered
+        self._ask(request, lambda found: self._go_on(conversation, found))
 
-    def _ask(self, image: ImageRecord) -> dict[str, np.ndarray]:
-        path = np.frombuffer(str(image.path.resolve()).encode(), np.uint8)
-        return {layer.name: layer.output for layer in self.reference.layers(path)}
+    def _keep(self) -> None:
+        """Put what is finished on disk."""
+        self.store.append(self.finished)
+        self.finished = []
+        self._advance()
 
-    def _refused(self, image: ImageRecord, by_port: bool, theirs: Mapping[str, np.ndarray], reason: str) -> None:
-        """An image that a side cannot read: bad where both say so, else a difference in decoding."""
-        by_reference = "refused" in theirs
-        if by_port and by_reference:
-            if not self.options.skip_bad_images:
-                raise InputError(f"image id {image.id}: {reason} Or use --skip-bad-images.")
-        else:
-            self.ladder.refused(image.path.name)
-            words = theirs["refused"].tobytes().decode(errors="replace") if by_reference else reason
-            reason = f"{'TensorFlow' if by_reference else 'PyTorch'} alone refuses it: {words}"
-            self.notes.append(f"{image.path.name}: {reason}")
-        self.skipped.append(SkippedImage(image.id, str(image.path), reason))
-
-    def result(self, source: Source, metadata: Mapping[str, Any] | None, era: Era | None) -> ParityResult:
-        """All of it together."""
-        from porting.weights.files import file_sha256
-        from verify.diff.environment import environment
-        from verify.parity.pictures import side_by_side
-
-        limit, threshold = self.profile.max_output_size, self.profile.score_threshold
-        theirs, mine = self._metrics(self.theirs), self._metrics(self.mine)
-        published = None
-        if mine is not None:
-            published = published_verdict(self.dataset, self.config, self.profile.name, metadata, era, mine.ap)
-        records = {image.id: image for image in self.dataset.images}
-        worst = worst_first(self.agreements)[: self.options.pictures]
-        drawn = tuple(
-            (item.image_id, side_by_side(records[item.image_id].path, self.theirs[item.image_id],
-                                         self.mine[item.image_id], item, self.dataset.categories))
-            for item in worst
-        )  # fmt: skip
-        return ParityResult(
-            variant=self.config.name,
-            config=self.config.to_dict(),
-            checkpoint=source.label,
-            checkpoint_sha256=source.sha256(),
-            weights=str(self.options.weights),
-            weights_sha256=file_sha256(Path(self.options.weights)),
-            variables=self.kind,
-            image_size=self.config.image_size,
-            nms=dataclasses.asdict(self.profile),
-            semantics=f"family {era.family} as published: {era.reason}" if era else TODAY,
-            dataset=str(self.dataset.source or self.options.images),
-            stages=self.ladder.results(),
-            images=tuple(self.agreements),
-            agreement=agreement_ap(self.theirs, self.mine, limit, threshold),
-            tensorflow_metrics=theirs,
-            pytorch_metrics=mine,
-            published=published,
-            skipped=tuple(self.skipped),
-            notes=tuple(self.notes),
-            pictures=drawn,
-            environment=environment(self.reference.versions),
-            seconds=self.seconds,
-        )
-
-    def _metrics(self, rows: Mapping[int, Rows]) -> CocoMetrics | None:
-        if self.dataset.annotations is None:
-            return None
-        return coco_metrics(self.dataset, list(_coco_results(rows)), rows)
-
-
-def _coco_results(rows: Mapping[int, Rows]) -> Iterator[dict[str, Any]]:
-    for image_id, found in rows.items():
-        yield from ImageResult(image_id, found).coco_results()
+    def _advance(self) -> None:
+        if self.setup.options.progress:
+            self.setup.options.progress(len(self.store.images), len(self.setup.dataset.images))

@@ -6,6 +6,7 @@ TensorFlow's own ops; it shares no code with `effdet_model` and imports neither 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,17 +16,17 @@ import numpy as np
 from verify.reference.network import Reference
 from verify.reference.suppression import suppress
 
-PROFILE_KEY = "nms_profile"
-
 Named = tuple[str, np.ndarray]
+EQUAL = 1e-5
+"""Scores this close, relatively, are equal within what a suppression's own arithmetic rounds."""
 
 
 class TensorFlowPipeline:
-    """One model, from files to detections.
+    """One model, from files to detections, in float32; and in float64, to know what rounding does to it.
 
     Args:
-        config: plain values with google/automl's names (`EfficientDetConfig.to_dict()`), and under `PROFILE_KEY` the
-            suppression profile, field by field.
+        config: plain values with google/automl's names.
+        profile: of suppression, with the field names of `effdet_model.nms_profiles.NmsProfile`.
         read: gives the array of a variable by its canonical TensorFlow name.
         backbone_scope: first part of the backbone's variable names.
 
@@ -36,58 +37,118 @@ class TensorFlowPipeline:
     used: Sequence[str] = ()
 
     def __init__(
-        self, config: Mapping[str, Any], read: Callable[[str], np.ndarray], backbone_scope: str | None = None
+        self, config: Mapping[str, Any], profile: Mapping[str, Any], read: Callable[[str], np.ndarray],
+        backbone_scope: str | None = None,
     ) -> None:
         import tensorflow as tf
 
         self.tf = tf
-        self.config = config
-        self.model = Reference(config, read, "float32", backbone_scope)
-        self.profile = config[PROFILE_KEY]
+        self.config, self.profile = config, profile
+        self._read = functools.cache(read)
+        self._scope = backbone_scope
+        self.model = Reference(config, self._read, "float32", backbone_scope)
         self.anchors = anchor_boxes(config)
 
-    def layers(self, images: np.ndarray) -> Iterator[Named]:
-        """Every stage's result for one image, by name, in order.
+    @functools.cached_property
+    def exact(self) -> Reference:
+        """The same network in float64."""
+        return Reference(self.config, self._read, "float64", self._scope)
 
-        Args:
-            images: the image file's path as UTF-8 bytes, uint8.
+    def answer(self, request: Mapping[str, Any], array: np.ndarray | None) -> Iterator[Named]:
+        """What a request asks for: "images" (`images`), "truth" (`truth`) or "suppress" (`suppressed`)."""
+        if request["type"] == "images":
+            return self.images(request["paths"])
+        assert array is not None
+        if request["type"] == "truth":
+            return self.truth(array, request["scale"])
+        return self.suppressed(array, request["scale"])
+
+    def images(self, paths: Sequence[str]) -> Iterator[Named]:
+        """Every stage's result of a batch of image files.
 
         Yields:
+            for the image at position i of the paths, each name preceded by "i/":
             "refused": the reason as UTF-8 bytes, and nothing more, where TensorFlow cannot read the file;
             "decoded" uint8 [h, w, 3]; "input" float32 [H, W, 3]; "scale" float32, original pixels per input pixel;
             "class.L" and "box.L" of every level L, NHWC without N; "candidates" float32 [K, 5]: y0, x0, y1, x1, score
             in input pixels; "places" int64 [K, 2]: anchor, class index; "detections" float32 [n, 6]: y0, x0, y1, x1 in
             original pixels, score, category id.
         """
-        tf, profile = self.tf, self.profile
-        path = images.tobytes().decode()
+        inputs: dict[int, np.ndarray] = {}
+        scales: dict[int, float] = {}
+        for number, path in enumerate(paths):
+            prepared = self._prepared(path)
+            if isinstance(prepared, str):
+                yield f"{number}/refused", np.frombuffer(prepared.encode(), np.uint8)
+                continue
+            pixels, inputs[number], scales[number] = prepared
+            yield f"{number}/decoded", pixels
+            yield f"{number}/input", inputs[number]
+            yield f"{number}/scale", np.asarray(scales[number], np.float32)
+        if not inputs:
+            return
+        outputs = _predictions(self.model, np.stack(list(inputs.values())))
+        for row, number in enumerate(inputs):
+            mine = {name: array[row] for name, array in outputs.items()}
+            for name, found in (*mine.items(), *self._found(mine, scales[number])):
+                yield f"{number}/{name}", found
+
+    def truth(self, image: np.ndarray, scale: float) -> Iterator[Named]:
+        """The network and what follows in float64, on one model input as float32 has it.
+
+        Args:
+            image: float32 [H, W, 3].
+
+        Yields:
+            "class.L", "box.L" float64; "detections" of the exact candidates, suppressed in float32.
+        """
+        outputs = {name: array[0] for name, array in _predictions(self.exact, image[None]).items()}
+        yield from outputs.items()
+        yield from (named for named in self._found(outputs, scale) if named[0] == "detections")
+
+    def suppressed(self, table: np.ndarray, scale: float) -> Iterator[Named]:
+        """TensorFlow's suppression of given candidates.
+
+        Args:
+            table: float32 [K, 6]: y0, x0, y1, x1 in input pixels, score, class index, by ascending (anchor, class).
+
+        Yields:
+            "detections" float32 [n, 6] as in `images`; "beyond": those that would come next, with the last one's score.
+        """
+        limit = self.profile["max_output_size"]
+        longer = {**self.profile, "max_output_size": 2 * limit}
+        found = self._suppress(longer, table[:, :4], table[:, 4], table[:, 5].astype(np.int64), np.float32(scale))
+        kept, others = found[:limit], found[limit:]
+        yield "detections", kept
+        yield "beyond", others[others[:, 4] >= kept[-1, 4] * (1 - EQUAL)] if len(others) else others
+
+    def _prepared(self, path: str) -> tuple[np.ndarray, np.ndarray, float] | str:
+        """Pixels, model input and scale of a file, or why TensorFlow refuses it."""
+        tf = self.tf
         try:
             pixels = decoded(tf.io.read_file(path))
+            image, scale = model_input(self.config, pixels)
         except (tf.errors.OpError, ValueError) as error:
-            yield "refused", np.frombuffer(" ".join(str(error).split())[:300].encode(), np.uint8)
-            return
-        yield "decoded", pixels.numpy()
-        image, scale = model_input(self.config, pixels)
-        yield "input", image.numpy()
-        yield "scale", np.asarray(scale.numpy(), np.float32)
-        class_outputs: list[np.ndarray] = []
-        box_outputs: list[np.ndarray] = []
-        for name, array in self.model.layers(image.numpy()[None]):
-            head, _, level = name.rpartition(".predict.level.")
-            if head:
-                (class_outputs if head == "class_net" else box_outputs).append(array)
-                yield f"{head.removesuffix('_net')}.{level}", array[0]
-        boxes, scores, places = self.candidates(class_outputs, box_outputs)
-        yield "candidates", np.column_stack((boxes, scores)).astype(np.float32)
-        yield "places", places
-        size = tuple(self.config["image_size"])
-        found = suppress(profile, boxes, scores, places[:, 1], size, self.config["num_classes"])
-        found[:, :4] *= scale.numpy()
-        yield "detections", found
+            return " ".join(str(error).split())[:300]
+        return pixels.numpy(), image.numpy(), scale.numpy()
 
-    def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[Named]:
-        """Nothing: faults are looked for layer by layer, by the diff."""
-        return iter(())
+    def _found(self, outputs: Mapping[str, np.ndarray], scale: float) -> Iterator[Named]:
+        """Candidates, places and detections of one image's outputs."""
+        classes, boxes = ([outputs[f"{head}.{level}"] for level in self.model.levels] for head in ("class", "box"))
+        corners, scores, places = self.candidates(classes, boxes)
+        yield "candidates", np.column_stack((corners, scores)).astype(np.float32)
+        yield "places", places
+        yield "detections", self._suppress(
+            self.profile, corners.astype(np.float32), scores.astype(np.float32), places[:, 1], np.float32(scale)
+        )
+
+    def _suppress(
+        self, profile: Mapping[str, Any], boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, scale: Any
+    ) -> np.ndarray:
+        size = tuple(self.config["image_size"])
+        found = suppress(profile, boxes, scores, classes, size, self.config["num_classes"])
+        found[:, :4] *= scale
+        return found
 
     def candidates(
         self, class_outputs: list[np.ndarray], box_outputs: list[np.ndarray]
@@ -110,7 +171,7 @@ class TensorFlowPipeline:
             flat = tf.sort(tf.cast(flat, tf.int64))
             places = tf.stack([flat // classes, flat % classes], 1)
         chosen = tf.gather(regressions, places[:, 0])
-        boxes = self._decode(chosen, tf.gather(tf.constant(self.anchors), places[:, 0]))
+        boxes = self._decode(chosen, tf.gather(tf.constant(self.anchors, regressions.dtype), places[:, 0]))
         scores = tf.math.sigmoid(tf.gather_nd(logits, places))
         return boxes.numpy(), scores.numpy(), places.numpy()
 
@@ -157,6 +218,16 @@ def model_input(config: Mapping[str, Any], pixels: Any) -> tuple[Any, Any]:
     if config["scale_range"]:
         image = image * 2.0 / 255 - 1.0
     return image, 1.0 / ratio
+
+
+def _predictions(model: Reference, images: np.ndarray) -> dict[str, np.ndarray]:
+    """ "class.L" and "box.L" of every level, NHWC."""
+    outputs = {}
+    for name, array in model.layers(images):
+        head, _, level = name.rpartition(".predict.level.")
+        if head:
+            outputs[f"{head.removesuffix('_net')}.{level}"] = array
+    return outputs
 
 
 def anchor_boxes(config: Mapping[str, Any]) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from effdet_model.errors import InputError
 from effdet_model.extras import install_line
 from verify.reference.frames import receive, send
+from verify.reference.worker import THREADS
 
 Message = tuple[dict[str, Any], np.ndarray | None] | BaseException
 
@@ -44,22 +45,28 @@ class ReferenceProcess:
     """A TensorFlow process; a context manager. It starts at once, so that its imports run beside the caller's.
 
     Args:
-        kind: "tensorflow" (this project's reference), "automl" or "savedmodel".
+        kind: "tensorflow" (this project's reference), "pipeline" (the same from files to detections), "automl" or
+            "savedmodel".
         path: the clone's or SavedModel's folder, for the latter two.
+        threads: how many TensorFlow may use; None: as many as it likes.
     """
 
-    def __init__(self, kind: str = "tensorflow", path: Path | None = None) -> None:
+    def __init__(self, kind: str = "tensorflow", path: Path | None = None, threads: int | None = None) -> None:
         self.kind = kind
         self.path = path
         self.versions: dict[str, str] = {}
         self._errors = tempfile.TemporaryFile()
-        self._messages: queue.Queue[Message] = queue.Queue(_LAYERS_AHEAD)
+        self._messages: queue.Queue[Message] = queue.Queue(0 if kind == "pipeline" else _LAYERS_AHEAD)
+        self._sending = threading.Lock()
         self._read: Callable[[str], np.ndarray] | None = None
         self._closed = threading.Event()
-        self._answering = False
+        self._outstanding = 0
+        self._outgoing: queue.Queue[tuple[Mapping[str, Any], np.ndarray | None]] = queue.Queue()
+        self._sender: threading.Thread | None = None
         command = [sys.executable, "-m", "verify.reference.worker"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_environment(kind)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env=_environment(kind, threads),
         )
         self._receiver = threading.Thread(target=self._receive_all, daemon=True)
         self._receiver.start()
@@ -67,6 +74,7 @@ class ReferenceProcess:
     def open(
         self, config: Mapping[str, Any], read: Callable[[str], np.ndarray], dtype: str = "float32",
         backbone_scope: str | None = None, truth: Literal["", "run", "layer"] = "",
+        profile: Mapping[str, Any] | None = None,
     ) -> None:
         """Say what model to run; may be said again for another one.
 
@@ -77,12 +85,17 @@ class ReferenceProcess:
             backbone_scope: first part of the backbone's variable names.
             truth: "run": every layer comes twice, in float32 and then in float64; "layer": the second is computed
                 from float32's own input of the layer.
+            profile: of suppression, field by field; the pipeline alone needs it.
         """
         self._settle()
         self._read = read
         path = str(self.path.resolve()) if self.path else None
-        job = {"kind": self.kind, "path": path, "config": dict(config), "dtype": dtype, "scope": backbone_scope}
-        self._send({**job, "truth": truth})
+        self._send(
+            {
+                "type": "open", "kind": self.kind, "path": path, "config": dict(config), "dtype": dtype,
+                "scope": backbone_scope, "truth": truth, "profile": dict(profile) if profile is not None else None,
+            }
+        )
 
     def layers(self, images: np.ndarray) -> Iterator[ReferenceLayer]:
         """Every layer, as TensorFlow computes it.
@@ -103,24 +116,39 @@ class ReferenceProcess:
         """
         return self._answers({"type": "probe", "layer": layer, "faults": list(faults)}, images)
 
-    def _answers(self, request: Mapping[str, Any], images: np.ndarray) -> Iterator[ReferenceLayer]:
-        self._settle()
-        self._send(request, images)
-        self._answering = True
+    def submit(self, request: Mapping[str, Any], array: np.ndarray | None = None) -> None:
+        """Ask without waiting, neither for what came before nor for TensorFlow to read it; answers come in order.
+
+        For the pipeline alone: its answers are kept until they are collected, so bound what is outstanding.
+        """
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send_all, daemon=True)
+            self._sender.start()
+        self._outgoing.put((request, array))
+        self._outstanding += 1
+
+    def collect(self) -> Iterator[ReferenceLayer]:
+        """The answer to the oldest request that was not answered yet."""
         while True:
             header, array = self._next()
             if header["type"] == "done":
-                self._answering = False
+                self._outstanding -= 1
                 return
             assert array is not None
             uses = tuple((operation, role) for operation, role in header["uses"])
             yield ReferenceLayer(header["name"], array, tuple(header["variables"]), uses)
 
+    def _answers(self, request: Mapping[str, Any], images: np.ndarray) -> Iterator[ReferenceLayer]:
+        self._settle()
+        self._send(request, images)
+        self._outstanding += 1
+        yield from self.collect()
+
     def _settle(self) -> None:
-        """Let a run end that its caller did not follow to the end."""
-        while self._answering:
+        """Let runs end that their caller did not follow to the end."""
+        while self._outstanding:
             header, _ = self._next()
-            self._answering = header["type"] != "done"
+            self._outstanding -= header["type"] == "done"
 
     def close(self) -> None:
         """End the process; also when it is in the middle of something."""
@@ -129,6 +157,8 @@ class ReferenceProcess:
             self._process.kill()
         self._process.wait()
         self._receiver.join()
+        if self._sender is not None:
+            self._sender.join()
         for stream in (self._process.stdin, self._process.stdout):
             try:
                 if stream:
@@ -148,10 +178,24 @@ class ReferenceProcess:
     def _send(self, header: Mapping[str, Any], array: np.ndarray | None = None) -> None:
         assert self._process.stdin is not None
         try:
-            send(self._process.stdin, header, array)  # type: ignore[arg-type]
+            with self._sending:
+                send(self._process.stdin, header, array)  # type: ignore[arg-type]
         except (BrokenPipeError, ValueError):
             self._next()
             raise self._crash() from None
+
+    def _send_all(self) -> None:
+        """Send what was submitted; where the process is gone, its last words come as an answer."""
+        assert self._process.stdin is not None
+        while not self._closed.is_set():
+            try:
+                request, array = self._outgoing.get(timeout=0.2)
+                with self._sending:
+                    send(self._process.stdin, request, array)  # type: ignore[arg-type]
+            except queue.Empty:
+                continue
+            except (BrokenPipeError, ValueError):
+                return
 
     def _next(self) -> tuple[dict[str, Any], np.ndarray | None]:
         message = self._messages.get()
@@ -171,7 +215,8 @@ class ReferenceProcess:
                 elif header["type"] == "read":
                     assert self._read is not None and self._process.stdin is not None
                     value = self._read(header["name"])
-                    send(self._process.stdin, {"type": "array"}, value)  # type: ignore[arg-type]
+                    with self._sending:
+                        send(self._process.stdin, {"type": "array"}, value)  # type: ignore[arg-type]
                 elif header["type"] == "error":
                     self._put(_error(header, self.kind))
                     return
@@ -208,7 +253,7 @@ class ReferenceProcess:
         return " | ".join(line.strip() for line in lines[-3:]) or "none"
 
 
-def _environment(kind: str) -> dict[str, str]:
+def _environment(kind: str, threads: int | None) -> dict[str, str]:
     """TensorFlow on the CPU, quiet, without oneDNN's reordered sums (they cost accuracy, not time)."""
     root = str(Path(__file__).resolve().parents[2])
     known = os.environ.get("PYTHONPATH")
@@ -219,6 +264,8 @@ def _environment(kind: str) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "-1",
         "GRPC_VERBOSITY": "ERROR",
     }
+    if threads is not None:
+        settings |= {THREADS: str(threads), "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     if kind != "tensorflow":
         settings["TF_USE_LEGACY_KERAS"] = "1"
     return {**os.environ, **settings}

@@ -6,26 +6,19 @@ what the calling process has imported.
 
 from __future__ import annotations
 
+import collections
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from verify.reference.frames import receive, send
 
-
-class Runner(Protocol):
-    """A model that can be asked for its layers; `verify.reference.network.Reference` says what everything means."""
-
-    @property
-    def used(self) -> Sequence[str]: ...
-    def layers(self, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]: ...
-    def probe(
-        self, images: np.ndarray, layer: str, faults: Sequence[str]
-    ) -> Iterator[tuple[str, np.ndarray]]: ...
+THREADS = "EFFDET_REFERENCE_THREADS"
+"""Environment variable: how many threads TensorFlow may use; unset: as many as it likes."""
 
 
 def main() -> None:
@@ -40,6 +33,9 @@ def main() -> None:
         send(answers, {"type": "error", "kind": kind, "message": _one_line(error)})
         return
     tf.get_logger().setLevel("ERROR")
+    if os.environ.get(THREADS):
+        tf.config.threading.set_intra_op_parallelism_threads(int(os.environ[THREADS]))
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     send(answers, {"type": "ready", "tensorflow": tf.__version__, "numpy": np.__version__})
     try:
         _serve(requests, answers)
@@ -52,31 +48,44 @@ def main() -> None:
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    def read(name: str) -> np.ndarray:
-        send(answers, {"type": "read", "name": name})
-        _, array = receive(requests)
-        if array is None:
-            raise EOFError
-        return array
+    waiting: collections.deque[tuple[dict[str, Any], np.ndarray | None]] = collections.deque()
 
-    runner: Runner | None = None
+    def read(name: str) -> np.ndarray:
+        """A variable; requests that were sent ahead wait until it has come."""
+        send(answers, {"type": "read", "name": name})
+        while True:
+            header, array = receive(requests)
+            if header["type"] == "array":
+                assert array is not None
+                return array
+            waiting.append((header, array))
+
+    runner: Any = None
     while True:
-        request, images = receive(requests)
-        if images is None:
+        request, array = waiting.popleft() if waiting else receive(requests)
+        if request["type"] == "open":
             runner = _runner(request, read)
             continue
-        assert runner is not None
-        if request["type"] == "probe":
-            found = runner.probe(images, request["layer"], request["faults"])
-        else:
-            found = runner.layers(images)
-        for name, array in found:
+        for name, found in _answer(runner, request, array):
             told = {"variables": list(runner.used), "uses": list(getattr(runner, "uses", ()))}
-            send(answers, {"type": "layer", "name": name, **told}, array)
+            send(answers, {"type": "layer", "name": name, **told}, found)
         send(answers, {"type": "done"})
 
 
-def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Runner:
+def _answer(
+    runner: Any, request: Mapping[str, Any], array: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    kind = request["type"]
+    if kind == "run":
+        assert array is not None
+        return runner.layers(array)
+    if kind == "probe":
+        assert array is not None
+        return runner.probe(array, request["layer"], request["faults"])
+    return runner.answer(request, array)
+
+
+def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Any:
     if job["kind"] == "automl":
         from verify.reference.automl import AutomlReference
 
@@ -88,7 +97,7 @@ def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Runner:
     if job["kind"] == "pipeline":
         from verify.reference.pipeline import TensorFlowPipeline
 
-        return TensorFlowPipeline(job["config"], read, job["scope"])
+        return TensorFlowPipeline(job["config"], job["profile"], read, job["scope"])
     from verify.reference.network import Reference, ReferenceWithTruth
 
     if job["truth"]:

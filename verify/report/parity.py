@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from verify.evaluation.metrics import METRIC_NAMES
 from verify.evaluation.published import AP_TOLERANCE
 from verify.parity.matching import worst_first
-from verify.parity.result import AGREEMENT_WANTED, STRONG_WANTED, ParityResult, StageDifference
+from verify.parity.result import AGREEMENT_WANTED, ParityResult, StageDifference
+from verify.parity.rounding import MULTIPLE
+from verify.reference.configuration.config_check import shown
 from verify.report import make_folder, print_report, write_report
 from verify.report.blocks import (
     Block,
     Column,
     Facts,
-    Figure,
     KeyFigure,
     Note,
     Picture,
@@ -28,6 +29,7 @@ from verify.report.blocks import (
     duration,
 )
 from verify.report.diff import short_path
+from verify.report.parity_figures import parity_figures
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,11 +46,14 @@ _IMAGE_COLUMNS = (
     Column("Id", "number", hint="COCO image id."),
     Column("TensorFlow", "number", hint="Detections."),
     Column("PyTorch", "number", hint="Detections."),
-    Column("Pairs", "number", essential=True, hint="Of the same class, within 0.1 pixel and 1e-4 in score."),
+    Column("Pairs", "number", essential=True, hint="Of the same class, sides and score within rounding."),
     _BOX,
     _SCORE,
     _DISAGREEMENT,
 )
+
+
+NOTHING = "nothing to measure"
 
 
 def parity_report(result: ParityResult, with_figure: bool = True) -> Report:
@@ -61,7 +66,7 @@ def parity_report(result: ParityResult, with_figure: bool = True) -> Report:
     return Report(
         title=f"Parity: {result.variant}",
         subtitle=f"TensorFlow against PyTorch, {len(result.images)} images at {height} x {width}, {result.nms['name']}",
-        verdict=Verdict(result.passed, result.verdict),
+        verdict=Verdict(result.passed, result.verdict, "inconclusive" if result.outcome == "inconclusive" else ""),
         key_figures=tuple(_key_figures(result)),
         blocks=tuple(_blocks(result, with_figure)),
     )
@@ -88,14 +93,20 @@ def print_parity(result: ParityResult, console: Console) -> None:
 
 
 def _key_figures(result: ParityResult) -> Iterator[KeyFigure]:
-    yield KeyFigure("Agreement AP", f"{result.agreement.ap:.4f}", f"at least {AGREEMENT_WANTED} wanted")
-    pairs = sum(image.matched for image in result.images)
-    total = sum(image.tensorflow for image in result.images)
-    yield KeyFigure("Boxes that agree", f"{pairs} of {total}", "within 0.1 pixel and 1e-4 in score")
-    yield KeyFigure("Strong boxes", f"{result.strong_share:.2%}", f"score from 0.05 on; {STRONG_WANTED:.1%} wanted")
+    agreement = f"{result.agreement.ap:.4f}" if result.agreement.truths else NOTHING
+    yield KeyFigure("Agreement AP", agreement, f"at least {AGREEMENT_WANTED} wanted")
+    paired = result.detections - result.unmatched
+    yield KeyFigure("Boxes with a partner", f"{paired} of {result.detections}", "of both frameworks; all wanted")
+    strong = f"{result.strong_share:.2%} of {result.strong}" if result.strong else NOTHING
+    yield KeyFigure("Strong boxes", strong, "score from 0.05 on, of both frameworks")
+    if result.by_rounding:
+        yield KeyFigure("Decided by rounding", str(result.by_rounding), "TensorFlow chooses the same")
     if result.tensorflow_metrics is not None and result.pytorch_metrics is not None:
         theirs, mine = result.tensorflow_metrics.ap, result.pytorch_metrics.ap
-        yield KeyFigure("AP", f"{100 * mine:.2f}", f"TensorFlow: {100 * theirs:.2f}")
+        if theirs < 0 or mine < 0:
+            yield KeyFigure("AP", NOTHING, "no annotated box")
+        else:
+            yield KeyFigure("AP", f"{100 * mine:.2f}", f"TensorFlow: {100 * theirs:.2f}")
     if result.published is not None:
         yield KeyFigure("Published AP", f"{result.published.published_ap:.1f}", _published_remark(result))
     yield KeyFigure("Difference born in", result.born_in or "none")
@@ -114,12 +125,16 @@ def _blocks(result: ParityResult, with_figure: bool) -> Iterator[Block]:
     if result.failures:
         first, *others = result.failures
         yield Note("What is not as it must be", first, tuple(others), _next_step(result), warning=True)
+    elif result.doubts:
+        first, *others = result.doubts
+        yield Note("What could not be said", first, tuple(others), warning=True)
+    yield _configuration(result)
     yield _stages(result)
     yield _metrics(result)
-    yield _per_class(result)
     if with_figure and result.images:
-        yield _figure(result)
         yield _pictures(result)
+        yield from parity_figures(result)
+    yield _per_class(result)
     yield _worst(result)
     yield _images(result)
     if result.notes:
@@ -127,13 +142,35 @@ def _blocks(result: ParityResult, with_figure: bool) -> Iterator[Block]:
     if result.skipped:
         reasons = tuple(f"{image.path or image.id}: {image.reason}" for image in result.skipped[:20])
         yield Note("Skipped", f"{len(result.skipped)} images that could not be used.", reasons, warning=True)
+    if result.command:
+        yield Note("Do it again", result.command)
     yield Facts("What was compared", _compared(result))
     yield Facts("Suppression", result.nms)
     yield Facts("Environment", result.environment)
     yield Facts("Model config", result.config, collapsed=True, media=frozenset(("html", "markdown")))
 
 
+def _configuration(result: ParityResult) -> Table:
+    columns = (
+        Column("Field", "name", essential=True),
+        Column("google/automl", "text", essential=True, hint="Its own facts, and what --hparams declare."),
+        Column("Port", "text", essential=True),
+        Column("What to do", "text"),
+    )
+    rows = tuple(
+        Row((item.field, shown(item.reference), shown(item.port), "declared" if item.declared else item.remedy),
+            item.declared)
+        for item in result.config_differences
+    )  # fmt: skip
+    return Table(
+        "Configurations that differ", columns, rows, key="configuration", passing_word="declared",
+        failing_word="differs",
+    )
+
+
 def _next_step(result: ParityResult) -> str:
+    if any(not item.declared for item in result.config_differences):
+        return "Correct the configuration first, or declare with --hparams what the checkpoint was trained with."
     if result.born_in == "network":
         return "Run diff on the same files: it names the first layer that differs."
     if result.born_in is not None:
@@ -144,21 +181,23 @@ def _next_step(result: ParityResult) -> str:
 def _stages(result: ParityResult) -> Table:
     columns = (
         Column("Stage", "name", essential=True),
-        Column("Alone", "number", ".2e", essential=True, hint="Largest difference on TensorFlow's own input; judged."),
-        Column("Allowed", "number", ".0e", essential=True),
+        Column("Alone", "number", ".2e", essential=True, hint="Largest difference on TensorFlow's own input."),
+        Column("Used", "number", ".1%", hint="The largest share of what is allowed."),
         Column("Unit", "text", essential=True),
+        Column("Allowed", "text"),
         Column("Differing alone", "text", hint="Beyond what is allowed, or without a counterpart."),
         Column("Worst image alone", "name"),
-        Column("From the file", "number", ".2e", essential=True, hint="The same, behind PyTorch's own earlier stages."),
+        Column("From the file", "number", ".2e", essential=True, hint="Behind PyTorch's own earlier stages."),
+        Column("Used from the file", "number", ".1%"),
         Column("Differing from the file", "text"),
         Column("Worst image from the file", "name"),
     )
     rows = tuple(
         Row(
             (
-                stage.name, stage.alone.largest, stage.alone.tolerance, stage.unit, _count(stage.alone, stage.items),
-                stage.alone.worst_image, stage.from_file.largest, _count(stage.from_file, stage.items),
-                stage.from_file.worst_image,
+                stage.name, stage.alone.largest, stage.alone.used, stage.unit, stage.allowed,
+                _count(stage.alone, stage.items), stage.alone.worst_image, stage.from_file.largest,
+                stage.from_file.used, _count(stage.from_file, stage.items), stage.from_file.worst_image,
             ),
             stage.ok,
         )
@@ -182,7 +221,7 @@ def _metrics(result: ParityResult) -> Table:
     if theirs is None or mine is None:
         return Table("COCO metrics", columns, (), key="metrics")
     rows = tuple(
-        Row((name, theirs.values[name], mine.values[name], mine.values[name] - theirs.values[name]))
+        Row((name, *_measured(theirs.values[name], mine.values[name])))
         for name in METRIC_NAMES
     )
     return Table("COCO metrics", columns, rows, key="metrics")
@@ -209,32 +248,10 @@ def _per_class(result: ParityResult) -> Table:
     )
 
 
-def _figure(result: ParityResult) -> Figure:
-    from verify.report.figures import Point, error_over_depth
-
-    points = [
-        Point(
-            image.file_name,
-            "all boxes paired" if image.matched == image.tensorflow == image.pytorch else "some without a partner",
-            image.box_difference,
-            0.1,
-            (
-                f"pairs {image.matched} of {image.tensorflow} and {image.pytorch}",
-                f"score difference {image.score_difference:.2e}",
-                f"disagreement {image.disagreement:.3g}",
-            ),
-        )
-        for image in result.images
-    ]
-    return Figure(
-        "Box difference per image",
-        error_over_depth(points, None, unit="largest box difference, pixels", depth="images"),
-        key="images-plot",
-        alternative="Largest difference of paired boxes of every image, in pixels on a logarithmic axis. The table of "
-        "images holds the same numbers.",
-        caption="Click a point to see its row in the table.",
-        rows_of="images",
-    )
+def _measured(theirs: float, mine: float) -> tuple[float | str, float | str, float | None]:
+    """Both numbers and their difference; COCO's -1 is in words."""
+    difference = mine - theirs if theirs >= 0 and mine >= 0 else None
+    return (theirs if theirs >= 0 else NOTHING), (mine if mine >= 0 else NOTHING), difference
 
 
 def _pictures(result: ParityResult) -> Pictures:
@@ -243,9 +260,10 @@ def _pictures(result: ParityResult) -> Pictures:
     for image_id, data in result.pictures:
         image = by_id[image_id]
         caption = f"{image.file_name}: {image.matched} pairs, disagreement {image.disagreement:.3g}"
-        alternative = f"Detections of TensorFlow, left, and PyTorch, right, on {image.file_name}"
+        alternative = f"Detections of TensorFlow and of PyTorch, and the truth where it is known, on {image.file_name}"
         pictures.append(Picture(data, alternative, caption))
-    return Pictures("Largest disagreement, side by side", tuple(pictures), columns=1)
+    title = "Largest disagreement" if result.unmatched else "Both frameworks' boxes"
+    return Pictures(f"{title}, side by side", tuple(pictures), columns=1)
 
 
 def _worst(result: ParityResult) -> Table:
@@ -299,7 +317,13 @@ def _compared(result: ParityResult) -> dict[str, object]:
     if result.published is not None:
         facts["published AP"] = f"{result.published.published_ap:.1f} ({result.published.reason})"
     facts["counted in the agreement AP"] = (
-        f"{result.agreement.truths} detections of TensorFlow; {result.agreement.at_the_edge} at the end of a full list "
-        "or at the score threshold count neither way"
+        f"{result.agreement.truths} detections of TensorFlow; {result.agreement.at_the_edge} at the end of a full "
+        "list, at the score threshold or thinner than rounding count neither way"
+    )
+    own = result.rounding
+    facts["TensorFlow's own rounding"] = (
+        f"{own.noise:.2e} of a level's largest output, float32 against float64 on {own.images} images; PyTorch is at "
+        f"most {own.ratio:.2g} times as far away, {MULTIPLE:g} times is allowed; {own.flips} of their detections are "
+        "not shared by TensorFlow's own two runs"
     )
     return facts | {f"time, {name}": duration(value) for name, value in result.seconds.items() if math.isfinite(value)}

@@ -116,8 +116,9 @@ def test_a_wrong_weight_is_found_in_the_network_alone(options: ParityOptions, tm
     write_weights(tmp_path / "bad.pth", state, read_metadata(options.weights) or {})
     result = parity(dataclasses.replace(options, weights=tmp_path / "bad.pth"))
     assert not result.passed and result.born_in == "network"
-    assert [stage.ok for stage in result.stages] == [True, True, False, True, True], "judged alone"
-    assert result.stages[4].from_file.differing > 0 and result.agreement.ap < 0.9
+    assert [stage.alone.ok for stage in result.stages] == [True, True, False, True, True]
+    assert [stage.from_file.ok for stage in result.stages] == [True, True, False, False, False]
+    assert result.stages[4].from_file.differing > 0 and result.agreement.ap < 0.9 and result.unmatched > 0
     first = result.images[0]
     assert first.unmatched_tensorflow and first.disagreement > 0
     report = parity_report(result, with_figure=False)
