@@ -277,11 +277,13 @@ def parity(
     """Hold the detections of both frameworks against each other, from files to metrics."""
     from porting.official.show import obtain_for_weights
     from porting.progress import progress
+    from verify.evaluation.metrics import check_evaluator
     from verify.parity.run import ParityOptions
     from verify.parity.run import parity as run
     from verify.report import check_report
     from verify.report.parity import print_parity, write_parity_report
 
+    check_evaluator()
     if report:
         check_report(report)
     found, model = obtain_for_weights(

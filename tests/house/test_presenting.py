@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.house.imports import python_files
 
-PRESENTING = ("cli.py", "demo/run.py", "mappings/committed.py", "porting/progress.py")
+PRESENTING = ("cli.py", "command_line.py", "demo/run.py", "mappings/committed.py", "porting/progress.py")
 """Beside these, files called show.py and the room of reports present what the others have found."""
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,6 +43,17 @@ class MemorySource:
     backbone_scope: str
     label: str = "in memory"
     changed: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def raw_names(self) -> list[str]:
+        return [*self.variables, *(f"{name}/ExponentialMovingAverage" for name in self.variables)]
+
+    @property
+    def files(self) -> list[Path]:
+        return [Path("model.index")]
+
+    def meant(self, needed: Sequence[str], choice: str = "auto", decay: float | None = None) -> tuple[str, str]:
+        return ("raw" if choice == "raw" else "ema"), "asked for"
 
     def read(self, name: str, kind: str = "raw") -> np.ndarray:
         if name in self.changed:

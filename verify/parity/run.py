@@ -139,7 +139,9 @@ def _model(options: ParityOptions, era: Era | None) -> EfficientDet:
     from effdet_model.factory import create_model
 
     overrides = {**options.overrides, **(era.overrides if era else {})}
-    model = create_model(options.variant, image_size=options.image_size, weights=options.weights, **overrides)
+    size = options.image_size or overrides.get("image_size")
+    overrides.pop("image_size", None)
+    model = create_model(options.variant, image_size=size, weights=options.weights, **overrides)
     check_official(model)
     return model
 
