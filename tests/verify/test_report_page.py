@@ -120,7 +120,7 @@ def test_it_renders_with_the_verdict_on_top_and_every_point_drawn(opened: Opened
     verdict = opened.page.locator(".verdict")
     assert verdict.bounding_box()["y"] < 200
     assert "failed" in verdict.text_content() and "first at fpn.cell.1.fnode.2" in verdict.text_content()
-    assert "Two BiFPN edge weights" in opened.page.locator(".note").text_content()
+    assert "Two BiFPN edge weights" in opened.page.locator(".note.warning").text_content()
     assert opened.page.locator(".plot .scatterlayer .points path").count() == len(layer_names())
     assert opened.page.locator(".plot .legend .traces").all_text_contents() == [
         "backbone", "fpn", "class_net", "box_net", "tolerance",
@@ -195,6 +195,7 @@ def test_the_keyboard_reaches_filter_sorting_and_plot(opened: Opened):
 
 def test_hovering_names_the_layer_and_a_click_shows_its_row(opened: Opened):
     page = opened.page
+    page.locator(".plot").first.scroll_into_view_if_needed()
     place = layer_names().index("fpn.cell.1.fnode.2")
     x, y = page.evaluate(
         """(place) => {
