@@ -93,16 +93,16 @@ def test_every_kind_of_suppression_agrees(profile: str, options: ParityOptions) 
     result = parity(
         dataclasses.replace(options, nms=profile, limit=2, annotations=None, progress=lambda *now: seen.append(now))
     )
-    assert seen == [(1, 2), (2, 2)]
+    assert seen[-1] == (2, 2) and seen == sorted(seen)
     assert result.passed, result.failures
     assert result.agreement.ap == pytest.approx(1.0) and result.pytorch_metrics is None
 
 
 @pytest.mark.slow
 def test_the_configs_method_counts_on_both_sides(options: ParityOptions) -> None:
-    overrides = {"nms_configs": {"method": "diou", "max_output_size": 7}}
+    overrides = {"nms_configs": {"method": "diou", "max_output_size": 70}}
     result = parity(dataclasses.replace(options, overrides=overrides, limit=2, annotations=None))
-    assert result.passed and (result.nms["name"], result.nms["max_output_size"]) == ("numpy_diou", 7)
+    assert result.passed and (result.nms["name"], result.nms["max_output_size"]) == ("numpy_diou", 70)
 
 
 @pytest.mark.slow
