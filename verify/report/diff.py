@@ -26,6 +26,7 @@ from verify.report.blocks import (
 )
 
 WORST_SHOWN = 12
+_SHORT: frozenset[Medium] = frozenset(("terminal", "markdown"))
 _LAYER = Column("Layer", "name", essential=True)
 _SHAPE = Column("Shape", "shape", essential=True, hint="Of the reference: batch, height, width, channels.")
 _MAX_REL = Column("Max rel", "number", ".2e", essential=True,
@@ -91,7 +92,7 @@ def _blocks(result: DiffResult, with_figure: bool) -> Iterator[Block]:
         yield Note("Likely cause", cause.summary, cause.evidence, cause.try_next, warning=True)
     if result.notes:
         yield Note("To know", result.notes[0], result.notes[1:])
-    yield _configuration(result)
+    yield from _configuration(result)
     yield from _tensors(result)
     if with_figure and result.layers:
         yield _figure(result)
@@ -104,23 +105,26 @@ def _blocks(result: DiffResult, with_figure: bool) -> Iterator[Block]:
     yield Facts("Model config", result.config, collapsed=True, media=frozenset(("html", "markdown")))
 
 
-def _configuration(result: DiffResult) -> Block:
+def _configuration(result: DiffResult) -> Iterator[Block]:
     """The port's configuration against google/automl's facts and what the user declared."""
     if not result.config_differences:
         text = "Every field that changes what is computed means the same on both sides, and all anchors are equal."
-        return Note("Configuration", text)
+        yield Note("Configuration", text)
+        return
     columns = (
         Column("Field", "name", essential=True),
         Column("Reference", "name", essential=True, hint="google/automl's facts, the family's day, and --hparams."),
         Column("Port", "name", essential=True, hint="The weights' metadata."),
-        Column("What to do", "text"),
     )
     rows = tuple(
-        Row((item.field, shown(item.reference), shown(item.port), item.remedy), None if item.declared else False)
+        Row((item.field, shown(item.reference), shown(item.port)), item.declared)
         for item in result.config_differences
     )
     title = "Configuration: what differs"
-    return Table(title, columns, rows, key="configuration", failing_word="differs")
+    yield Table(title, columns, rows, key="configuration", passing_word="declared", failing_word="differs")
+    remedies = tuple(f"{item.field}: {item.remedy}" for item in result.undeclared if item.remedy)
+    text = "A difference that the user declared with --hparams does not fail; any other does."
+    yield Note("Configuration: what to do", text, remedies, warning=bool(result.undeclared))
 
 
 def _tensors(result: DiffResult) -> Iterator[Block]:
@@ -152,9 +156,8 @@ def _tensors(result: DiffResult) -> Iterator[Block]:
         for item in proof.differing
     )
     title = f"{len(rows)} tensors that differ"
-    short: frozenset[Medium] = frozenset(("terminal", "markdown"))
     yield Table(f"First {min(len(rows), WORST_SHOWN)} of {title}", columns, rows[:WORST_SHOWN], key="tensors-first",
-                failing_word="differs", media=short)  # fmt: skip
+                failing_word="differs", media=_SHORT)  # fmt: skip
     yield Table(title, columns, rows, key="tensors", filter_label="Filter tensors", failing_word="differs",
                 media=frozenset(("html",)))  # fmt: skip
 
