@@ -105,6 +105,7 @@ def convert(
 
         def replaceable(config: EfficientDetConfig) -> None:
             path = Path(output or default_name(config.name, family))
+            check_output(path)
             check_replaceable(path, config.name, source.sha256, family, overwrite)
 
         conversion = convert_source(

@@ -8,7 +8,7 @@ from typing import Any
 
 from effdet_model.errors import InputError
 from effdet_model.variants import OFFICIAL_VARIANTS
-from effdet_model.weights import WEIGHT_SUFFIXES, metadata_path, read_metadata
+from effdet_model.weights import read_metadata
 from porting.files import file_sha256
 from porting.official.catalog import find
 
@@ -35,10 +35,8 @@ def check_replaceable(
         checkpoint_sha256: asked only where a file lies in the way.
 
     Raises:
-        InputError: a file of something else lies there and `overwrite` is false; or its metadata would replace those
-            of another weight file.
+        InputError: a file of something else lies there and `overwrite` is false.
     """
-    _check_sibling(path)
     if overwrite or not path.exists():
         return
     found = _belongs_to(path, variant, checkpoint_sha256, family)
@@ -71,16 +69,3 @@ def _belongs_to(path: Path, variant: str, checkpoint_sha256: Callable[[], str], 
 
 def _family(name: Any) -> str:
     return f"the family {name}" if name else "no official family"
-
-
-def _check_sibling(path: Path) -> None:
-    """d0.pt and d0.pth have their metadata in the same d0.json."""
-    if path.suffix == ".safetensors" or not metadata_path(path).is_file():
-        return
-    for suffix in WEIGHT_SUFFIXES:
-        other = path.with_suffix(suffix)
-        if suffix not in (path.suffix, ".safetensors") and other.is_file():
-            raise InputError(
-                f"output {path}: its metadata would replace {metadata_path(path).name}, which belongs to {other.name}; "
-                "name another output."
-            )

@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     [
         ("d0", "coco2", "tf_efficientdet_d0.pth"), ("d0", "coco", "tf_efficientdet_d0_coco.pth"),
         ("d0", None, "tf_efficientdet_d0.pth"), ("d0_ap", "advprop", "tf_efficientdet_d0_ap.pth"),
-        ("d7x", "coco", "tf_efficientdet_d7x.pth"), ("lite0", "lite", "tf_efficientdet_lite0.pth"),
+        ("d7x", "coco", "tf_efficientdet_d7x_coco.pth"), ("lite0", "lite", "tf_efficientdet_lite0.pth"),
         ("d2_640", "coco640", "tf_efficientdet_d2_640.pth"), ("efficientdet_d0", None, "efficientdet_d0.pth"),
     ],
 )  # fmt: skip
@@ -90,7 +90,7 @@ def test_a_file_that_was_replaced_is_not_ours_any_more(prefix: Path, tmp_path: P
 def test_two_files_do_not_share_their_metadata(prefix: Path, tmp_path: Path) -> None:
     convert(prefix, tmp_path / "x.pth", "lite0")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="its metadata would replace x.json, which belongs to x.pth"):
+        with pytest.raises(InputError, match="its metadata would go to x.json, which belongs to x.pth"):
             convert(prefix, tmp_path / "x.pt", "lite0", overwrite=overwrite)
     convert(prefix, tmp_path / "x.safetensors", "lite0")
     assert sorted(contents(tmp_path)) == ["x.json", "x.pth", "x.safetensors"]
