@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
 from effdet_model.layers import timm_activation_name
+from effdet_model.same_padding import pad_with_integers
 
 _BACKBONE_LEVELS = 5
 _BACKBONE_ACTIVATION = {True: "relu6", False: "silu"}
@@ -46,11 +47,14 @@ def create_backbone(config: EfficientDetConfig, pretrained: bool = False) -> nn.
     return _features(name, indices, pretrained, arguments)
 
 
-def channels_first(backbone: nn.Module, feats: Sequence[Tensor]) -> list[Tensor]:
-    """A backbone's features as [N, C, h, w]; some (Swin, MambaOut) give [N, h, w, C]."""
-    if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
-        return [feat.permute(0, 3, 1, 2).contiguous() for feat in feats]
-    return list(feats)
+def is_channels_last(backbone: nn.Module) -> bool:
+    """Whether a backbone gives its features as [N, h, w, C] (Swin, MambaOut), not [N, C, h, w]."""
+    return str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
+
+
+def channels_first(feat: Tensor) -> Tensor:
+    """[N, h, w, C] -> [N, C, h, w]."""
+    return feat.permute(0, 3, 1, 2).contiguous()
 
 
 def _timm_backbone(config: EfficientDetConfig) -> tuple[str, dict[str, Any]]:
@@ -69,13 +73,14 @@ def _features(
 ) -> nn.Module:
     chosen = {} if indices is None else {"out_indices": indices}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **chosen, **arguments)
+        backbone = timm.create_model(name, features_only=True, pretrained=pretrained, **chosen, **arguments)
     except _TIMM_REFUSALS as error:
         wanted = "features of every stage" if indices is None else f"features {list(indices)}"
         raise InputError(
             f"backbone {name}: expected {wanted} from timm with arguments {_plain(arguments)}, found: "
             f"{_one_line(error)}; choose another backbone or correct backbone_args."
         ) from error
+    return pad_with_integers(backbone)
 
 
 def _indices(name: str, levels: Sequence[int], backbone: nn.Module) -> tuple[int, ...]:
@@ -99,7 +104,9 @@ def _check_features(config: EfficientDetConfig, levels: Sequence[int], backbone:
     height, width = config.image_size
     try:
         with torch.no_grad():
-            feats = channels_first(backbone.eval(), backbone(torch.empty(1, channels, height, width)))
+            feats = backbone.eval()(torch.empty(1, channels, height, width))
+            if is_channels_last(backbone):
+                feats = [channels_first(feat) for feat in feats]
     except _TIMM_REFUSALS as error:
         raise InputError(
             f"backbone {config.backbone_name}: expected one that takes images of {height}x{width} (height x width), "

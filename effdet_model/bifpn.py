@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,19 @@ from effdet_model.layers import (
     norm_factory,
 )
 
-Observe = Callable[[str, Tensor], Tensor]
+if TYPE_CHECKING:
+    Observe = Callable[[str, Tensor], Tensor]
+else:
+    Observe = Any  # TorchScript reads annotations, and has no word for functions
 """Called with a layer's stable name and output; returns what the following layers get."""
+
+
+def observed(observe: Observe | None, name: str, out: Tensor) -> Tensor:
+    """A layer's output, or what an observer puts in its place."""
+    if not torch.jit.is_scripting():
+        if observe is not None:
+            return observe(name, out)
+    return out
 
 
 def _resample(config: EfficientDetConfig, in_channels: int, norm_layer: NormLayer) -> ResampleFeatureMap:
@@ -57,8 +69,9 @@ class FpnCombine(nn.Module):
 
     def normalized_weights(self, dtype: torch.dtype) -> Tensor:
         """[inputs] or [inputs, C, 1, 1] fusion weights."""
-        assert self.edge_weights is not None
-        raw = self.edge_weights.to(dtype)
+        edge_weights = self.edge_weights
+        assert edge_weights is not None
+        raw = edge_weights.to(dtype)
         if self.weight_method in ("attn", "channel_attn"):
             weights = torch.softmax(raw, dim=0)
         else:
@@ -66,15 +79,15 @@ class FpnCombine(nn.Module):
             weights = raw / (raw.sum(dim=0) + 0.0001)
         return weights[:, :, None, None] if weights.dim() == 2 else weights
 
-    def forward(self, feats: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def forward(self, feats: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Features so far, each [N, C_i, h_i, w_i] -> [N, fpn_num_filters, *size]."""
-        inputs = [
-            resample(feats[offset], size)
-            for offset, resample in zip(self.inputs_offsets, self.resample.values(), strict=True)
-        ]
+        inputs: list[Tensor] = []
+        for offset, resample in zip(self.inputs_offsets, self.resample.values()):  # noqa: B905
+            inputs.append(resample(feats[offset], size))
         if self.edge_weights is not None:
             weights = self.normalized_weights(inputs[0].dtype)
-            inputs = [x * weights[i] for i, x in enumerate(inputs)]
+            for i in range(len(inputs)):
+                inputs[i] = inputs[i] * weights[i]
         total = inputs[0]
         for x in inputs[1:]:
             total = total + x
@@ -88,6 +101,7 @@ class FpnNodeLayer(nn.Module):
         self, config: EfficientDetConfig, node: FpnNode, channels: Sequence[int], norm_layer: NormLayer
     ) -> None:
         super().__init__()
+        self.level = node.feat_level
         self.combine = FpnCombine(config, node, channels, norm_layer)
         after_act = config.conv_bn_act_pattern
         conv_layer = SeparableConv2d if config.separable_conv else ConvBnAct2d
@@ -107,9 +121,9 @@ class FpnNodeLayer(nn.Module):
             ),
         )
 
-    def forward(self, feats: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Features so far -> this node's [N, fpn_num_filters, *size]."""
-        return self.after_combine(self.combine(feats, size))
+    def forward(self, feats: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """Features so far -> this node's [N, fpn_num_filters, *sizes[level]]."""
+        return self.after_combine(self.combine(feats, sizes[self.level]))
 
 
 class BiFpnLayer(nn.Module):
@@ -118,7 +132,6 @@ class BiFpnLayer(nn.Module):
     def __init__(self, config: EfficientDetConfig, channels: Sequence[int], norm_layer: NormLayer) -> None:
         super().__init__()
         graph = config.fpn_graph()
-        self.levels = tuple(node.feat_level for node in graph.nodes)
         self.outputs = tuple(config.num_levels + index for index in graph.output_nodes)
         all_channels = [*channels, *([config.fpn_num_filters] * len(graph.nodes))]
         self.fnode = nn.ModuleList(
@@ -126,14 +139,16 @@ class BiFpnLayer(nn.Module):
         )
 
     def forward(
-        self, feats: Sequence[Tensor], sizes: Sequence[tuple[int, int]], observe: Observe | None, name: str
+        self, feats: list[Tensor], sizes: list[tuple[int, int]], observe: Observe | None = None, name: str = ""
     ) -> list[Tensor]:
         """One feature map per level -> one per level; `sizes[level]` is (height, width)."""
-        feats = list(feats)
-        for index, (level, fnode) in enumerate(zip(self.levels, self.fnode, strict=True)):
-            out = fnode(feats, sizes[level])
-            feats.append(observe(f"{name}.fnode.{index}", out) if observe else out)
-        return [feats[i] for i in self.outputs]
+        feats = [feat for feat in feats]
+        for index, fnode in enumerate(self.fnode):
+            feats.append(observed(observe, f"{name}.fnode.{index}", fnode(feats, sizes)))
+        outputs: list[Tensor] = []
+        for i in self.outputs:
+            outputs.append(feats[i])
+        return outputs
 
 
 class BiFpn(nn.Module):
@@ -141,7 +156,7 @@ class BiFpn(nn.Module):
 
     def __init__(self, config: EfficientDetConfig, backbone_channels: Sequence[int]) -> None:
         super().__init__()
-        self.levels = tuple(config.levels)
+        self.min_level = config.min_level
         norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs))
         channels = list(backbone_channels)
         self.resample = nn.ModuleDict()
@@ -154,19 +169,20 @@ class BiFpn(nn.Module):
             channels = [config.fpn_num_filters] * config.num_levels
 
     def forward(
-        self, feats: Sequence[Tensor], sizes: Sequence[tuple[int, int]], observe: Observe | None = None
+        self, feats: list[Tensor], sizes: list[tuple[int, int]], observe: Observe | None = None
     ) -> list[Tensor]:
         """Backbone features, finest first, each [N, C_i, h_i, w_i] -> one [N, fpn_num_filters, h, w] per level.
 
         Args:
             sizes: (height, width) of every level from 0 on.
         """
-        pyramid = list(feats)
-        for place, level in enumerate(self.levels):
-            if place >= len(pyramid):
-                pyramid.append(self.resample[str(place)](pyramid[-1], sizes[level]))
-            if observe:
-                pyramid[place] = observe(f"fpn.input.level.{level}", pyramid[place])
+        pyramid: list[Tensor] = []
+        for feat in feats:
+            pyramid.append(observed(observe, f"fpn.input.level.{self.min_level + len(pyramid)}", feat))
+        for extra in self.resample.values():
+            level = self.min_level + len(pyramid)
+            out = extra(pyramid[-1], sizes[level])
+            pyramid.append(observed(observe, f"fpn.input.level.{level}", out))
         for index, cell in enumerate(self.cell):
             pyramid = cell(pyramid, sizes, observe, f"fpn.cell.{index}")
         return pyramid

@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from effdet_model.backbone import channels_first, create_backbone
+from effdet_model.backbone import channels_first, create_backbone, is_channels_last
 from effdet_model.bifpn import BiFpn, Observe
 from effdet_model.config import EfficientDetConfig
+from effdet_model.fpn_graph import feature_sizes
 from effdet_model.heads import HeadNet
+from effdet_model.same_padding import spatial_size
 
-Observer = Callable[[str, Tensor], Tensor | None]
+if TYPE_CHECKING:
+    Observer = Callable[[str, Tensor], Tensor | None]
+else:
+    Observer = Any  # TorchScript reads annotations, and has no word for functions
 """Called with a layer's stable name and its output [N, C, h, w]; a tensor returned takes the output's place."""
 
 CLASS_PREDICT = "class_net.predict"
@@ -33,6 +38,8 @@ class EfficientDet(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = create_backbone(config, pretrained_backbone)
+        self.max_level = config.max_level
+        self.channels_last_features = is_channels_last(self.backbone)
         feature_info: Any = self.backbone.feature_info
         self.fpn = BiFpn(config, feature_info.channels())
         self.class_net = HeadNet(config, "class_net", config.num_classes)
@@ -54,17 +61,27 @@ class EfficientDet(nn.Module):
         Returns:
             class_outputs: [N, anchors * num_classes, h, w] per level, finest first; channels anchor-major.
             box_outputs: [N, anchors * 4, h, w] per level, each anchor's (ty, tx, th, tw).
+            Traces (`torch.jit.trace`, the legacy ONNX exporter) are for one image size, and give tuples, not lists.
 
         Raises:
             InputError: the image size does not give every level a smaller map than the one before.
         """
-        height, width = images.shape[-2:]
-        sizes = self.config.feature_sizes((height, width))
-        replacing = _replacing(observe) if observe else None
-        backbone = _observed_backbone(self.backbone, replacing) if replacing else self.backbone
-        feats = channels_first(self.backbone, backbone(images))
+        sizes = feature_sizes(spatial_size(images), self.max_level)
+        if torch.jit.is_scripting():
+            replacing = None
+            feats = self.backbone(images)
+        else:
+            replacing = _replacing(observe) if observe is not None else None
+            backbone = self.backbone if replacing is None else _observed_backbone(self.backbone, replacing)
+            feats = list(backbone(images))
+        if self.channels_last_features:
+            feats = [channels_first(feat) for feat in feats]
         feats = self.fpn(feats, sizes, replacing)
-        return self.class_net(feats, replacing), self.box_net(feats, replacing)
+        class_outputs, box_outputs = self.class_net(feats, replacing), self.box_net(feats, replacing)
+        if not torch.jit.is_scripting():
+            if torch.jit.is_tracing():  # a trace has a fixed number of outputs, and warns of lists
+                return tuple(class_outputs), tuple(box_outputs)  # type: ignore[return-value]
+        return class_outputs, box_outputs
 
     def reset_class_predict(self) -> None:
         """Give the layer that predicts classes new random weights, as google/automl initialises it.

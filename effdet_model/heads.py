@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from effdet_model.bifpn import Observe
+from effdet_model.bifpn import Observe, observed
 from effdet_model.config import EfficientDetConfig
 from effdet_model.layers import ConvBnAct2d, SeparableConv2d, activation, norm_factory
 
@@ -34,7 +35,7 @@ class HeadNet(nn.Module):
             )
             for _ in range(repeats)
         )
-        self.bn_rep = nn.ModuleList()
+        self.bn_rep: Any = nn.ModuleList()  # of lists, which nothing but Any says
         if self.level_first:
             for _ in self.levels:
                 self.bn_rep.append(nn.ModuleList(norm_layer(filters) for _ in range(repeats)))
@@ -55,19 +56,41 @@ class HeadNet(nn.Module):
 
     def batch_norm(self, repeat: int, place: int) -> nn.Module:
         """The batch norm of a repeat at a level, levels counted from 0."""
-        return self.bn_rep[place][repeat] if self.level_first else self.bn_rep[repeat][place]  # type: ignore[index]
+        return self.bn_rep[place][repeat] if self.level_first else self.bn_rep[repeat][place]
 
-    def forward(self, feats: Sequence[Tensor], observe: Observe | None = None) -> list[Tensor]:
+    def forward(self, feats: list[Tensor], observe: Observe | None = None) -> list[Tensor]:
         """One [N, fpn_num_filters, h, w] per level -> one [N, anchors * outputs, h, w] per level."""
+        if torch.jit.is_scripting():
+            return self._scripted(feats)
+        return self._level_by_level(feats, observe)
+
+    @torch.jit.unused
+    def _level_by_level(self, feats: list[Tensor], observe: Observe | None) -> list[Tensor]:
         outputs = []
         for place, (level, x) in enumerate(zip(self.levels, feats, strict=True)):
             for repeat, conv in enumerate(self.conv_rep):
-                before = x
-                x = self.act(self.batch_norm(repeat, place)(conv(x)))
-                if self.residual and repeat > 0:
-                    x = x + before
-                if observe:
-                    x = observe(f"{self.name}.conv_rep.{repeat}.level.{level}", x)
-            x = self.predict(x)
-            outputs.append(observe(f"{self.name}.predict.level.{level}", x) if observe else x)
+                out = self._act(self.batch_norm(repeat, place)(conv(x)), x, repeat)
+                x = observed(observe, f"{self.name}.conv_rep.{repeat}.level.{level}", out)
+            outputs.append(observed(observe, f"{self.name}.predict.level.{level}", self.predict(x)))
         return outputs
+
+    def _scripted(self, feats: list[Tensor]) -> list[Tensor]:
+        """The same in the order that batch norms are kept in: TorchScript cannot pick one by a variable."""
+        if self.level_first:
+            outputs: list[Tensor] = []
+            for place, norms in enumerate(self.bn_rep):
+                x = feats[place]
+                for repeat, (conv, norm) in enumerate(zip(self.conv_rep, norms)):  # noqa: B905
+                    x = self._act(norm(conv(x)), x, repeat)
+                outputs.append(self.predict(x))
+            return outputs
+        feats = [x for x in feats]
+        for repeat, (conv, norms) in enumerate(zip(self.conv_rep, self.bn_rep)):  # noqa: B905
+            for place, norm in enumerate(norms):
+                feats[place] = self._act(norm(conv(feats[place])), feats[place], repeat)
+        return [self.predict(x) for x in feats]
+
+    def _act(self, x: Tensor, before: Tensor, repeat: int) -> Tensor:
+        """The activation, and with `survival_prob` the way around the convolution, from the second on."""
+        x = self.act(x)
+        return x + before if self.residual and repeat > 0 else x

@@ -12,6 +12,7 @@ from timm.layers import create_conv2d, get_act_layer, get_norm_layer
 from torch import Tensor, nn
 
 from effdet_model.errors import InputError
+from effdet_model.same_padding import pad_with_integers, same_padding, spatial_size
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -47,6 +48,10 @@ def norm_factory(name: str, kwargs: dict[str, Any]) -> NormLayer:
     return factory
 
 
+def _convolution(in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> nn.Module:
+    return pad_with_integers(create_conv2d(in_channels, out_channels, kernel_size, **options))
+
+
 class ConvBnAct2d(nn.Module):
     """Convolution, optional normalisation, optional activation."""
 
@@ -62,7 +67,7 @@ class ConvBnAct2d(nn.Module):
         act_type: str | None = None,
     ) -> None:
         super().__init__()
-        self.conv = create_conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
+        self.conv = _convolution(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
         self.bn = norm_layer(out_channels) if norm_layer else None
         self.act = activation(act_type) if act_type else None
 
@@ -88,8 +93,8 @@ class SeparableConv2d(nn.Module):
         act_type: str | None = None,
     ) -> None:
         super().__init__()
-        self.conv_dw = create_conv2d(in_channels, in_channels, kernel_size, padding=padding, depthwise=True)
-        self.conv_pw = create_conv2d(in_channels, out_channels, 1, padding=padding, bias=bias)
+        self.conv_dw = _convolution(in_channels, in_channels, kernel_size, padding=padding, depthwise=True)
+        self.conv_pw = _convolution(in_channels, out_channels, 1, padding=padding, bias=bias)
         self.bn = norm_layer(out_channels) if norm_layer else None
         self.act = activation(act_type) if act_type else None
 
@@ -100,11 +105,6 @@ class SeparableConv2d(nn.Module):
         return self.act(x) if self.act is not None else x
 
 
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
 def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor:
     """Pool [N, C, h, w] down to about `size` with stride s = (h - 1) // size + 1 and window s + 1 (google/automl).
 
@@ -112,18 +112,29 @@ def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor
         kind: "max" or "avg"; the latter leaves padding out of the mean, as TensorFlow does.
         pad_type: "same" for TensorFlow's SAME, "" for symmetric padding.
     """
-    stride = [(have - 1) // want + 1 for have, want in zip(x.shape[-2:], size, strict=True)]
-    kernel = [s + 1 for s in stride]
+    height, width = spatial_size(x)
+    stride = [_stride(height, size[0]), _stride(width, size[1])]
+    kernel = [stride[0] + 1, stride[1] + 1]
     if pad_type != "same":
-        padding = [(s - 1 + k - 1) // 2 for s, k in zip(stride, kernel, strict=True)]
-        pool = F.max_pool2d if kind == "max" else partial(F.avg_pool2d, count_include_pad=False)
-        return pool(x, kernel, stride, padding)
-    (top, bottom), (left, right) = (_same_padding(*args) for args in zip(x.shape[-2:], kernel, stride, strict=True))
-    padded = F.pad(x, (left, right, top, bottom), value=float("-inf") if kind == "max" else 0.0)
+        padding = [(stride[0] - 1 + kernel[0] - 1) // 2, (stride[1] - 1 + kernel[1] - 1) // 2]
+        if kind == "max":
+            return F.max_pool2d(x, kernel, stride, padding)
+        return F.avg_pool2d(x, kernel, stride, padding, count_include_pad=False)
+    top, bottom = same_padding(height, kernel[0], stride[0])
+    left, right = same_padding(width, kernel[1], stride[1])
+    pads = [left, right, top, bottom]
     if kind == "max":
-        return F.max_pool2d(padded, kernel, stride)
-    inside = F.pad(torch.ones_like(x[:1, :1]), (left, right, top, bottom))
-    return F.avg_pool2d(padded, kernel, stride) / F.avg_pool2d(inside, kernel, stride)
+        return F.max_pool2d(F.pad(x, pads, value=float("-inf")), kernel, stride)
+    inside = F.pad(torch.ones_like(x[:1, :1]), pads)
+    return F.avg_pool2d(F.pad(x, pads), kernel, stride) / F.avg_pool2d(inside, kernel, stride)
+
+
+def _stride(have: int, want: int) -> int:
+    """(have - 1) // want + 1, counted up: a plain number also where a compiler knows sizes by symbols only."""
+    stride = 1
+    while stride * want < have:
+        stride += 1
+    return stride
 
 
 class ResampleFeatureMap(nn.Module):
@@ -172,7 +183,7 @@ class ResampleFeatureMap(nn.Module):
         Raises:
             InputError: one side would shrink and the other not (google/automl refuses that as well).
         """
-        height, width = x.shape[-2:]
+        height, width = spatial_size(x)
         if height > size[0] and width > size[1]:
             if self.conv_after_downsample:
                 return self._maybe_conv(self._shrink(x, size))
@@ -183,7 +194,7 @@ class ResampleFeatureMap(nn.Module):
                 "sides to shrink or neither; choose a larger or less elongated image size, or fewer levels."
             )
         x = self._maybe_conv(x)
-        return _interpolate(x, size, self.upsample_type) if (height, width) != tuple(size) else x
+        return _interpolate(x, size, self.upsample_type) if (height, width) != size else x
 
 
 def _interpolate(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
