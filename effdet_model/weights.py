@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet_model.errors import InputError, InputWarning, shown
-from effdet_model.fit import compare, shortened
+from effdet_model.fit import compare
 from effdet_model.plain_data import parse_json, read_json
+from effdet_model.plain_tensors import check_archive, check_header, check_names, checked_tensors
 from effdet_model.wrappers import find_state_dict, model_names
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "effdet_port"
 """Under this key the safetensors header has the metadata, as JSON text."""
-
-MAX_NAME = 1000
-"""Characters of a tensor's name."""
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -108,7 +106,8 @@ def read_weights(path: str | Path, mapped: bool = False) -> Weights:
         mapped: leave the tensors of a .pth in the file, mapped into memory, instead of copying them.
 
     Raises:
-        InputError: no such file, damaged, or not certainly the tensors of one model.
+        InputError: no such file, damaged, not certainly the tensors of one model, or not plain ones
+            (`effdet_model.plain_tensors`).
     """
     import torch
 
@@ -163,17 +162,23 @@ def dtype_name(tensor: Tensor) -> str:
 
 def _read(path: Path, mapped: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path), ()
-        except SafetensorError as error:
-            raise _unreadable(path, "a safetensors file", error) from error
+        return _read_safetensors(path), ()
+    check_archive(path)
     tensors, notes = find_state_dict(_unpickled(path, mapped), f"weights {path}")
-    for name, tensor in tensors.items():
-        _check_tensor(path, name, tensor)
-    return tensors, notes
+    return checked_tensors(tensors, path), notes
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            check_names(names, path)
+            check_header({name: file.get_slice(name) for name in names}, path)
+            return {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise _unreadable(path, "a safetensors file", error) from error
 
 
 def _unpickled(path: Path, mapped: bool) -> Any:
@@ -189,8 +194,8 @@ def _unpickled(path: Path, mapped: bool) -> Any:
         with allowed([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (
-        RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
-        pickle.UnpicklingError,
+        RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+        AssertionError, MemoryError, pickle.UnpicklingError,
     ) as error:  # fmt: skip
         needed = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|unsupported GLOBAL) ([\w.]+)", str(error))
         if needed is None:
@@ -201,25 +206,6 @@ def _unpickled(path: Path, mapped: bool) -> Any:
             f"m = torch.load({path.name!r}, weights_only=False); torch.save(m.state_dict(), 'tensors.pth') "
             "(of a trainer's file m['state_dict'])."
         ) from error
-
-
-def _check_tensor(path: Path, name: Any, tensor: Tensor) -> None:
-    """Refuse what is no plain tensor, or claims more values than the file holds."""
-    import torch
-
-    problem = ""
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        problem = f"the name {shortened(str(name))}"
-    elif tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        kind = "quantized" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
-        problem = f"{shortened(name)} ({kind})"
-    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        problem = f"{shortened(name)} {list(tensor.shape)}, which repeats {tensor.untyped_storage().nbytes()} bytes"
-    if problem:
-        raise InputError(
-            f"weights {path}: expected plain tensors with names of at most {MAX_NAME} characters, found {problem}; "
-            "save a state_dict of dense tensors (tensor.contiguous())."
-        )
 
 
 def _existing(path: str | Path) -> Path:
@@ -256,7 +242,9 @@ def _checked(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> InputError:
-    reason = _ANSI.sub("", str(error)).strip().split("\n")[0][:200]
+    text = _ANSI.sub("", str(error)).strip()
+    cause = re.search(r"WeightsUnpickler error: (.*)", text)  # the rest advises to run the file's code
+    reason = (cause[1] if cause else text.split("\n")[0])[:200] or type(error).__name__
     return InputError(
         f"{path}: expected {expected}, found: {reason}; the file is damaged or of another kind."
     )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from effdet_model.errors import InputError
+from effdet_model.errors import InputError, shown
 from effdet_model.fit import listed
 
 MAX_DEPTH = 4
 """How deep dictionaries may be nested around a state_dict."""
+MAX_PLACES = 100
+"""How many models are looked for in one file."""
 
 _OWN = re.compile(r"((?:[^.]+\.)*?)(backbone|fpn|class_net|box_net)\.")
 _PARTS = {"backbone", "fpn", "class_net", "box_net"}
@@ -90,7 +93,7 @@ def find_state_dict(loaded: Any, label: str) -> tuple[dict[str, Any], tuple[str,
     """
     if isinstance(loaded, dict) and loaded and all(map(_is_tensor, loaded.values())):
         return dict(loaded), ()
-    places = dict(_models_in(loaded, "", 0))
+    places = dict(islice(_models_in(loaded, "", 0, set()), MAX_PLACES))
     averages = [place for place in places if _AVERAGES.search(place)]
     chosen = averages if averages else list(places)
     if len(chosen) > 1:
@@ -111,15 +114,24 @@ def find_state_dict(loaded: Any, label: str) -> tuple[dict[str, Any], tuple[str,
     return places[place], (note,)
 
 
-def _models_in(value: Any, place: str, depth: int) -> Iterable[tuple[str, dict[str, Any]]]:
-    if not isinstance(value, dict) or depth > MAX_DEPTH:
+def _models_in(
+    value: Any, place: str, depth: int, barren: set[tuple[int, int]]
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Where models are; what has none is remembered, as there may be billions of ways to one dictionary."""
+    if not isinstance(value, dict) or depth > MAX_DEPTH or (id(value), depth) in barren:
         return
+    found = False
     tensors = {key: item for key, item in value.items() if isinstance(key, str) and _is_tensor(item)}
     if whole_models(tensors):
+        found = True
         yield place, tensors
     for key, item in value.items():
         if isinstance(key, str) and isinstance(item, dict):
-            yield from _models_in(item, f"{place}.{key}" if place else key, depth + 1)
+            for model in _models_in(item, f"{place}.{key}" if place else key, depth + 1, barren):
+                found = True
+                yield model
+    if not found:
+        barren.add((id(value), depth))
 
 
 def _is_tensor(value: Any) -> bool:
@@ -130,4 +142,8 @@ def _is_tensor(value: Any) -> bool:
 
 def _describe(value: Any) -> str:
     kind = f"a {type(value).__name__}"
-    return f"{kind} with {listed(map(str, value), 6, 200)}" if isinstance(value, dict) and value else kind
+    return f"{kind} with {listed(map(_text, value), 6, 200)}" if isinstance(value, dict) and value else kind
+
+
+def _text(key: Any) -> str:
+    return key if isinstance(key, str) else shown(key)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from effdet_model.errors import InputError
+from effdet_model.plain_tensors import check_header, check_names
 from effdet_model.weights import METADATA_KEY, parse_metadata, read_metadata, read_weights
 from effdet_model.wrappers import model_names
 from porting.files import file_sha256
@@ -94,6 +95,8 @@ class WeightFile:
 
         try:
             self._safe = safe_open(self.path, framework="pt").__enter__()
+            check_names(self._safe.keys(), self.path)
+            check_header({key: self._safe.get_slice(key) for key in self._safe.keys()}, self.path)
             found = model_names(self._safe.keys(), f"weights {self.path}")
             self._names, self.counters, self.notes = dict(found.names), found.counters, found.notes
             self.shapes = {name: tuple(self._safe.get_slice(key).get_shape()) for name, key in self._names.items()}
