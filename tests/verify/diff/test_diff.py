@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from effdet_model import EfficientDet, InputError, create_model
@@ -258,7 +259,7 @@ def test_symmetric_padding_of_a_whole_model(reference: ReferenceProcess) -> None
     model = EfficientDet(config).eval()
     model.load_state_dict(sound.state_dict())
     for module in model.backbone.modules():
-        if type(module).__name__ == "Conv2dSame":
+        if isinstance(module, Conv2dSame):
             module.forward = nn.Conv2d.forward.__get__(module)
             module.padding = (module.kernel_size[0] // 2, module.kernel_size[1] // 2)
     result = diff_model(model, source, reference, declaring(PROOF))  # type: ignore[arg-type]
