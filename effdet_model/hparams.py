@@ -146,7 +146,7 @@ RENAMED_HPARAMS = {"conv_bn_relu_pattern": "conv_bn_act_pattern", "label_id_mapp
 
 _UNSUPPORTED_UNLESS: Mapping[str, tuple[Any, ...]] = {
     "backbone_config": (None, {}),
-    "heads": (["object_detection"], ["object_detection", "segmentation"]),
+    "heads": (["object_detection"], ["object_detection", "segmentation"], "object_detection"),
     "pooling_type": (None, "max"),
 }
 

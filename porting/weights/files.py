@@ -60,7 +60,7 @@ def check_output(path: Path) -> None:
     if path.suffix != ".safetensors" and beside.exists():
         try:
             ours = "format_version" in json.loads(beside.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             ours = False
         if not ours:
             raise InputError(

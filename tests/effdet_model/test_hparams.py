@@ -164,6 +164,12 @@ def test_nulls_that_the_official_code_allows(tmp_path: Path) -> None:
     assert get_config("d0", **parsed.fields) == get_config("d0") and parsed.moving_average_decay == 0.0
 
 
+@pytest.mark.parametrize("text", ["heads=object_detection", "heads=object_detection*segmentation"])
+def test_heads_with_detection(text: str) -> None:
+    """Text too: the official code asks whether "object_detection" is in it."""
+    assert parse_hparams(text).fields == {}
+
+
 def test_names_of_older_versions() -> None:
     parsed = parse_hparams("conv_bn_relu_pattern=true,use_native_resize_op=true,pooling_type=max,label_id_mapping=voc")
     assert parsed.fields == {"conv_bn_act_pattern": True, "label_map": "voc"}

@@ -226,9 +226,10 @@ def test_outputs_that_cannot_be_written(checkpoint: Path, tmp_path: Path) -> Non
         convert(checkpoint, tmp_path / "x.bin", "lite0")
     with pytest.raises(InputError, match="expected a writable folder, found: No such file or directory"):
         convert(checkpoint, tmp_path / "none" / "x.pth", "lite0")
-    (tmp_path / "x.json").write_text('{"images": []}')
-    with pytest.raises(InputError, match="x.json, which exists and is not metadata of this project"):
-        convert(checkpoint, tmp_path / "x.pth", "lite0")
+    for text in ('{"images": []}', "[" * 100_000):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(InputError, match="x.json, which exists and is not metadata of this project"):
+            convert(checkpoint, tmp_path / "x.pth", "lite0")
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 

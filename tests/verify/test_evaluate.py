@@ -24,7 +24,7 @@ from tests.verify.evaluation.cases import copied_dataset, run, tiny_weights
 from verify.evaluation.metrics import METRIC_NAMES
 from verify.evaluation.result import EvaluationResult
 from verify.evaluation.run import EvaluateOptions
-from verify.evaluation.store import FORMAT
+from verify.evaluation.store import DetectionsStore
 
 RUNNER = Path(__file__).with_name("run_evaluate.py")
 IMAGES = 11
@@ -157,7 +157,7 @@ def test_resume_refuses_other_settings_and_needs_no_work_file(
     mine = dataclasses.replace(options, detections=tmp_path / "d.json", resume=True)
     assert run(mine).resumed == 0
     (tmp_path / "d.json.work.jsonl").write_text(
-        json.dumps({"format": FORMAT, "settings": {"weights_sha256": "0"}}) + "\n"
+        json.dumps({"format": DetectionsStore.format, "settings": {"weights_sha256": "0"}}) + "\n"
     )
     with pytest.raises(InputError, match="expected the settings .* weights_sha256 was"):
         run(mine)

@@ -80,7 +80,7 @@ def _opened_store(job: Job, rank: Ranks) -> DetectionsStore:
     found: list[ImageResult] = []
     if job.options.resume:
         for path in job.work_files():
-            found += read_work_file(path, job.settings)[0]
+            found += read_work_file(path, job.settings)
         _check_contents(job, found[rank.rank :: rank.world])
     rank.wait()
     if not job.options.resume and rank.is_first:

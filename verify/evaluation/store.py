@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from effdet_model.errors import InputError
 from porting.files import atomic_write
+from verify.evaluation.work_file import WorkFile
 
-FORMAT = "effdet-port detections 2"
-_SHOWN = 4
 _NO_ROWS = np.zeros((0, 6), np.float32)
 
 
@@ -73,41 +69,19 @@ def detections_to_rows(detections: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
     return np.column_stack((x0, y0, x1 - x0, y1 - y0, score, category)).astype(np.float32)
 
 
-class DetectionsStore:
-    """Results by image id, each batch on disk before the next one starts. A context manager.
+class DetectionsStore(WorkFile):
+    """Results by image id, each batch on disk before the next one starts; see `WorkFile`."""
 
-    The file has a header line with the settings, then one JSON line per batch. Every line is flushed and synced; a
-    torn last line is what a crash leaves, and is dropped on reading.
-
-    Args:
-        path: the work file; None keeps everything in memory only.
-        settings: what the detections depend on; a file with others cannot be continued.
-        resume: continue the file if there is one, instead of starting anew.
-
-    Raises:
-        InputError: the file was begun with other settings, is no work file, or cannot be written.
-    """
+    format = "effdet-port detections 2"
+    command = "evaluate"
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], resume: bool = False) -> None:
-        self.path = path
-        self.settings = json.loads(json.dumps(settings))
         self.results: dict[int, ImageResult] = {}
-        self._file: BinaryIO | None = None
-        if path is None:
-            return
-        end = self._read(path) if resume and path.exists() else 0
-        try:
-            self._file = open(path, "rb+" if end else "wb")
-            self._file.truncate(end)
-            self._file.seek(end)
-            if not end:
-                self._write({"format": FORMAT, "settings": self.settings})
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        super().__init__(path, settings, resume)
 
     def append(self, results: Sequence[ImageResult]) -> None:
         """Keep a batch; when this returns it is on disk."""
-        self._write({"images": [result.to_plain() for result in results]})
+        self.write({"images": [result.to_plain() for result in results]})
         self.results.update((result.image_id, result) for result in results)
 
     def adopt(self, results: Iterable[ImageResult]) -> None:
@@ -115,75 +89,20 @@ class DetectionsStore:
         for result in results:
             self.results.setdefault(result.image_id, result)
 
-    def remove(self) -> None:
-        """Delete the work file: its results are safe elsewhere."""
-        self.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close the work file and leave it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def __enter__(self) -> DetectionsStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _write(self, content: Mapping[str, Any]) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            assert self.path is not None
-            raise _unwritable(self.path, error) from error
-
-    def _read(self, path: Path) -> int:
-        """Take over what the file has; where its last whole line ends."""
-        results, end = read_work_file(path, self.settings)
-        self.adopt(results)
-        return end
+    def take(self, content: Mapping[str, Any]) -> None:
+        """Take over one batch of the file."""
+        self.adopt([ImageResult.from_plain(plain) for plain in content["images"]])
 
 
-def read_work_file(path: Path, settings: Mapping[str, Any]) -> tuple[list[ImageResult], int]:
-    """(results, position behind the last whole line) of a work file; position 0 where not even the header is whole.
+def read_work_file(path: Path, settings: Mapping[str, Any]) -> list[ImageResult]:
+    """The results in a work file that another process wrote.
 
     Raises:
         InputError: it is no work file, or was begun with other settings.
     """
-    results: list[ImageResult] = []
-    end = 0
-    with open(path, "rb") as file:
-        for line in file:
-            content = _whole_line(line)
-            if content is None:
-                break
-            if end == 0:
-                _check_header(path, content, json.loads(json.dumps(settings)))
-            else:
-                results += _results(path, content)
-            end += len(line)
-    if end == 0 and path.stat().st_size > 1 << 16:
-        raise InputError(f"resume: expected {path} to be a work file of evaluate, found something else; move it.")
-    return results, end
-
-
-def _results(path: Path, content: Mapping[str, Any]) -> list[ImageResult]:
-    try:
-        return [ImageResult.from_plain(plain) for plain in content["images"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"resume: expected {path} to be a work file of evaluate, found a line with other content; move it, or "
-            "leave --resume out to start anew."
-        ) from error
+    found = DetectionsStore(None, settings)
+    found.read(path)
+    return list(found.results.values())
 
 
 def write_results(path: Path, results: Iterable[ImageResult], server_name: str | None = None) -> None:
@@ -211,55 +130,3 @@ def write_results(path: Path, results: Iterable[ImageResult], server_name: str |
 def _rounded(detection: Mapping[str, Any]) -> dict[str, Any]:
     box = [float(np.around(value, 2)) for value in detection["bbox"]]
     return {**detection, "bbox": box, "score": float(np.around(detection["score"], 3))}
-
-
-def _whole_line(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _check_header(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    if header.get("format") != FORMAT:
-        found = header.get("format")
-        other = found if isinstance(found, str) and found.startswith(FORMAT[:-1]) else "something else"
-        raise InputError(
-            f"resume: expected {path} to be a work file of evaluate ({FORMAT}), found {other[:40]}; move it, or leave "
-            "--resume out to start anew."
-        )
-    begun, wanted = _flat(header.get("settings")), _flat(settings)
-    different = [key for key in {**wanted, **begun} if begun.get(key) != wanted.get(key)]
-    if different:
-        shown = "; ".join(
-            f"{key} was {_short(begun.get(key))}, now {_short(wanted.get(key))}" for key in different[:_SHOWN]
-        )
-        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
-        raise InputError(
-            f"resume: expected the settings that {path} was begun with, found others: {shown}{more}. Use the same "
-            "ones, or leave --resume out to start anew."
-        )
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names, so that a message names the one that differs."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    return {
-        key: leaf
-        for part, inner in value.items()
-        for key, leaf in _flat(inner, f"{name}.{part}" if name else str(part)).items()
-    }
-
-
-def _short(value: Any) -> str:
-    """JSON text of at most about 70 characters; of a long one both ends, where paths differ."""
-    text = json.dumps(value)
-    return text if len(text) <= 70 else f"{text[:20]}...{text[-45:]}"
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"cannot write {path}: {error.strerror or error}; free space or name another output.")

@@ -113,7 +113,7 @@ def test_a_stopped_run_goes_on_and_refuses_other_contents(options: ParityOptions
     work = tmp_path / "report" / "parity.work.jsonl"
     assert work.read_text().count('"sha256"') == 2, "what was done before is kept"
     (tmp_path / "aside.png").rename(images / names[2])
-    with pytest.raises(InputError, match="expected the suppression that .* was begun with, found others"):
+    with pytest.raises(InputError, match="expected the settings that .* was begun with, found others: suppression"):
         parity(dataclasses.replace(here, resume=True, nms="numpy_hard"))
     first = (images / names[0]).read_bytes()
     (images / names[0]).write_bytes((images / names[1]).read_bytes())
