@@ -15,6 +15,8 @@ UNTOLD = (
 )  # fmt: skip
 """Config fields that no variable's name or shape tells, and that change what a model computes or finds."""
 
+_READ_ELSEWHERE = ("moving_average_decay", "name")
+"""They say which values count, and which variant it is."""
 _BUNDLE_FILE = re.compile(r"checkpoint|.+\.(?:index|meta|data-\d{5}-of-\d{5})")
 _KEPT_BESIDE = ("archive", "backup")
 """Folders of a trainer's model_dir into which it copies checkpoints, without their config.yaml."""
@@ -65,4 +67,5 @@ def training_hparams(hparams: str | None, checkpoint: str | None, official: bool
 
 
 def _ignored(parsed: Hparams) -> tuple[str, ...]:
-    return (f"--hparams that only training reads: {', '.join(parsed.ignored)}",) if parsed.ignored else ()
+    unread = [key for key in parsed.ignored if key not in _READ_ELSEWHERE]
+    return (f"--hparams that only training reads: {', '.join(unread)}",) if unread else ()

@@ -170,6 +170,18 @@ def test_resume_refuses_other_settings_and_needs_no_work_file(
         run(options, resume=True)
 
 
+def test_outputs_do_not_take_the_place_of_inputs(options: EvaluateOptions) -> None:
+    """d0.json beside d0.pth says what the weights are."""
+    beside = Path(options.weights).with_suffix(".json")
+    before = beside.read_bytes()
+    for output in ({"detections": beside}, {"metrics": beside}):
+        with pytest.raises(InputError, match=r"output .*\.json: expected a file of its own, found the metadata"):
+            run(options, **output)
+    with pytest.raises(InputError, match="found an input of this run; name another file"):
+        run(options, detections=options.annotations)
+    assert beside.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(
     options: EvaluateOptions, uninterrupted: tuple[EvaluationResult, Path], tmp_path: Path

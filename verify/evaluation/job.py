@@ -17,7 +17,7 @@ from effdet_model.config import EfficientDetConfig
 from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, unknown_name
 from effdet_model.nms_profiles import NmsProfile
-from effdet_model.weights import read_metadata
+from effdet_model.weights import metadata_path, read_metadata
 from porting.files import atomic_write
 from porting.version import tool_version
 from porting.weights.files import file_sha256
@@ -137,6 +137,7 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
     detections, server_name = _output(options, dataset, model.config)
     for path in (detections, options.metrics):
         if path is not None and rank.is_first:
+            _check_no_input(Path(path), options)
             _check_writable(Path(path))
     if options.report is not None and rank.is_first:
         make_folder(Path(options.report))
@@ -181,6 +182,15 @@ def _check_files(dataset: CocoDataset) -> None:
             f"for {len(missing)} of them (the first: id {missing[0].id}, {missing[0].path.name}); check the folder, or "
             "use --skip-bad-images."
         )
+
+
+def _check_no_input(path: Path, options: EvaluateOptions) -> None:
+    """Refuse an output in the place of what is read: d0.json beside d0.pth is its metadata."""
+    weights = Path(options.weights)
+    for read in (weights, metadata_path(weights), *([Path(options.annotations)] if options.annotations else [])):
+        if path.resolve() == read.resolve():
+            what = "the metadata of the weights" if read == metadata_path(weights) else "an input of this run"
+            raise InputError(f"output {path}: expected a file of its own, found {what}; name another file.")
 
 
 def _output(
