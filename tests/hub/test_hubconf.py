@@ -256,7 +256,8 @@ IMPORTS = """
 import builtins, sys
 seen, real = set(), builtins.__import__
 def spy(name, globals=None, *rest, **more):
-    if str((globals or {}).get("__file__")).startswith(sys.argv[1]):
+    importer = str((globals or {}).get("__file__"))
+    if importer.startswith(sys.argv[1]) and "site-packages" not in importer:  # `make` puts .venv into the clone
         seen.add(name.split(".")[0])
     return real(name, globals, *rest, **more)
 builtins.__import__ = spy
