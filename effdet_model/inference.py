@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from effdet_model.backbone import channels_first
 from effdet_model.config import EfficientDetConfig
-from effdet_model.dataflow import Dataflow, dataflow
+from effdet_model.dataflow import dataflow
 from effdet_model.errors import InputError
-from effdet_model.folding import affine, fused_conv, in_place
+from effdet_model.folding import fused_conv
 from effdet_model.heads import HeadNet
 from effdet_model.inference_backbone import fold_backbone
 from effdet_model.inference_fpn import FixedFpn, fused_convs, fused_layer
@@ -37,9 +37,7 @@ class FixedHead(nn.Module):
             for place, size in enumerate(sizes):
                 norm: Any = head.batch_norm(repeat, place)
                 norm = norm.bn if isinstance(norm, nn.Sequential) else norm
-                rest = getattr(norm, "act", None) if affine(norm) is not None else None
                 layers = fused_convs(conv.conv_pw if separable else conv.conv, size, norm, head.act)
-                assert rest is None or isinstance(rest, nn.Identity)
                 levels.append(nn.Sequential(*layers))
             self.last.append(levels)
         self.predict = fused_layer(head.predict, sizes[0], None, None)
@@ -123,6 +121,3 @@ def inference_form(
     size: Any = image_size or model.config.image_size
     form = InferenceForm(model, (int(size[0]), int(size[1])), extend_kernels)
     return form.to(memory_format=torch.channels_last)
-
-
-__all__ = ["Dataflow", "InferenceForm", "inference_form"]

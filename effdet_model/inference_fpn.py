@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from effdet_model.bifpn import BiFpn, FpnCombine, FpnNodeLayer
 from effdet_model.config import EfficientDetConfig
 from effdet_model.dataflow import Dataflow
-from effdet_model.folding import FusedConv2d, affine, can_fold, fused_conv, in_place
+from effdet_model.folding import affine, can_fold, fused_conv, in_place
 from effdet_model.layers import ConvBnAct2d, ResampleFeatureMap, SeparableConv2d, pool_window
 from effdet_model.same_padding import same_padding
 
@@ -249,7 +249,7 @@ def _gains(combine: FpnCombine) -> list[float]:
     """Fusion weights as numbers; ones where a node has none, or one for each channel."""
     if combine.edge_weights is None or combine.edge_weights.dim() == 2:
         return [1.0] * len(combine.inputs_offsets)
-    return [float(weight) for weight in combine.normalized_weights(torch.float64)]
+    return combine.normalized_weights(torch.float64).detach().tolist()
 
 
 def _channel_gains(combine: FpnCombine) -> Tensor | None:
@@ -263,6 +263,3 @@ def _after(node: FpnNodeLayer, size: Size) -> tuple[nn.Module | None, nn.Module]
     layer = parts["conv"]
     assert isinstance(layer, (ConvBnAct2d, SeparableConv2d))
     return in_place(parts.get("act")), fused_layer(layer, size, layer.bn, layer.act)
-
-
-__all__ = ["FixedFpn", "FusedConv2d", "fused_convs", "fused_layer"]
