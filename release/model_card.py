@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from effdet_model.extras import needs
-from porting.official.catalog import FAMILIES, METRICS, CatalogEntry
+from porting.official.catalog import FAMILIES, CatalogEntry
 from porting.version import TOOL, tool_version
 from release.evidence import Evidence
+from verify.evaluation.metrics import METRIC_NAMES
 
 with needs("release", "model cards"):
     import jinja2  # noqa: F401 - ModelCard.from_template renders with it
@@ -238,7 +239,7 @@ def _metric_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     ours, theirs = parity.get("pytorch"), parity.get("tensorflow")
     if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
         return
-    for name in METRICS:
+    for name in METRIC_NAMES:
         pair = (theirs.get(name), ours.get(name))
         shown = (f"{100 * v:.2f}" if isinstance(v, (int, float)) and v >= 0 else "nothing to measure" for v in pair)
         yield (_METRIC_LABELS[name], *shown)

@@ -178,7 +178,7 @@ class _Comparison:
 
     def result(self) -> DiffResult:
         """All of it together."""
-        from verify.diff.environment import environment
+        from verify.environment import environment
 
         options = self.options
         proof = self.ledger.proof(self._read, list(self.source.variables)) if self.ledger else None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effdet_model.errors import InputError
+from porting.files import make_folder
 from verify.evaluation.coco import (
     CocoDataset,
     ImageRecord,
@@ -33,7 +34,6 @@ from verify.parity.setup import Setup, check_official, prepare
 from verify.parity.store import WORK_FILE, ParityStore
 from verify.parity.summary import summarize
 from verify.reference.process import ReferenceProcess
-from verify.report import make_folder
 
 if TYPE_CHECKING:
     from effdet_model.efficientdet import EfficientDet
@@ -107,7 +107,7 @@ def _store(setup: Setup, source: Source) -> ParityStore:
     options = setup.options
     path = None
     if options.work is not None:
-        make_folder(Path(options.work))
+        make_folder(options.work, "report folder")
         path = Path(options.work) / WORK_FILE
     settings = setup.settings(source.sha256()) if path is not None else {}
     store = ParityStore(path, settings, options.resume)

@@ -34,7 +34,7 @@ def summarize(
     Args:
         versions: of the reference's process.
     """
-    from verify.diff.environment import environment
+    from verify.environment import environment
 
     dataset, profile, options, config = setup.dataset, setup.profile, setup.options, setup.model.config
     records = {image.id: image for image in dataset.images}

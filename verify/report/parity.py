@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from porting.files import make_folder
 from verify.evaluation.metrics import METRIC_NAMES
 from verify.evaluation.published import AP_TOLERANCE
 from verify.parity.matching import worst_first
 from verify.parity.result import AGREEMENT_WANTED, ParityResult, StageDifference
 from verify.parity.rounding import MULTIPLE
 from verify.reference.configuration.config_check import shown
-from verify.report import make_folder, print_report, write_report
+from verify.report import print_report, write_report
 from verify.report.blocks import (
     Block,
     Column,
@@ -81,7 +82,7 @@ def write_parity_report(result: ParityResult, folder: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be made or written to.
     """
-    make_folder(folder)
+    make_folder(folder, "report folder")
     data = folder / "parity.json"
     result.write_json(data)
     return [data, *write_report(parity_report(result), folder, "parity")]

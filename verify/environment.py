@@ -1,4 +1,4 @@
-"""Where and with what a diff ran."""
+"""Where and with what a check ran."""
 
 from __future__ import annotations
 
