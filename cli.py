@@ -187,7 +187,7 @@ def diff(
     size = parse_image_size(image_size) if image_size else None
     options = DiffOptions(
         size, images, noise_seeds, overrides={**model.overrides, **found.overrides},
-        family=found.origin.get("family"), hparams=hparams, **how,
+        family=found.origin.get("family"), hparams=found.declared, **how,
     )  # fmt: skip
     with status("comparing") as advance:
         result = run_diff(found.path, weights, model.variant, options, advance)
@@ -294,7 +294,8 @@ def parity(
         result = run(
             ParityOptions(
                 found.path, weights, variant=model.variant, family=family or found.origin.get("family"),
-                overrides=found.hparams, work=report, command=command_line.command_text(), progress=shown, **how,
+                overrides=found.hparams, hparams=found.declared, work=report,
+                command=command_line.command_text(), progress=shown, **how,
             )
         )  # fmt: skip
     pages = write_parity_report(result, report) if report else []
