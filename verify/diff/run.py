@@ -62,9 +62,8 @@ def run_diff(
             own = resolve_config(variant, weights, **({} if told else dict(options.overrides)))
             comparison = _Comparison(own, source, reference, options, named=variant is not None)
             with comparison.unless_configured_otherwise():
-                model = create_model(
-                    variant, weights=weights, image_size=options.image_size, **dict(options.overrides)
-                )
+                settings = {**options.overrides, "image_size": comparison.image_size}
+                model = create_model(variant, weights=weights, **settings)
                 comparison.run(model, progress)
             seconds = {**comparison.seconds, "total": time.perf_counter() - started}
             return _with_files(comparison.result(), source, Path(weights), seconds)
