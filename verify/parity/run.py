@@ -26,6 +26,7 @@ from verify.evaluation.coco import (
 )
 from verify.evaluation.metrics import check_evaluator
 from verify.evaluation.published import Era, era_of
+from verify.parity.evidence import parity_evidence
 from verify.parity.image import ImageParity
 from verify.parity.options import ParityOptions
 from verify.parity.result import ParityResult
@@ -85,9 +86,8 @@ def parity(options: ParityOptions) -> ParityResult:
                 _Run(setup, reference, store).all_images()
                 result = summarize(setup, list(store.images.values()), source.sha256(), reference.versions)
                 store.remove()
-        return dataclasses.replace(
-            result, seconds={**result.seconds, "total": time.perf_counter() - started}
-        )
+        seconds = {**result.seconds, "total": time.perf_counter() - started}
+        return dataclasses.replace(result, seconds=seconds, evidence=parity_evidence(setup, result))
 
 
 @contextlib.contextmanager
