@@ -13,8 +13,10 @@ from typing import Any
 from effdet_model.extras import needs
 from porting.official.catalog import FAMILIES, CatalogEntry
 from porting.version import TOOL, tool_version
-from release.evidence import Evidence
+from release.evidence import Proof
 from verify.evaluation.metrics import METRIC_NAMES
+from verify.evidence.digest import canonical
+from verify.evidence.record import Evidence
 
 with needs("release", "model cards"):
     import jinja2  # noqa: F401 - ModelCard.from_template renders with it
@@ -49,7 +51,8 @@ class ReleasedModel:
 
     Attributes:
         name: e.g. tf_efficientdet_d0. metadata: of the weight file. parameters: trainable values.
-        files: by role: "pth", "metadata", "safetensors", "config", "preprocessing", "diff", "parity".
+        files: by role: "pth", "metadata", "safetensors", "config", "preprocessing", "diff", "parity", "diff_page",
+            "parity_page".
         entry: the catalog's entry where the checkpoint is an official one.
     """
 
@@ -57,8 +60,8 @@ class ReleasedModel:
     metadata: Mapping[str, Any]
     parameters: int
     files: Mapping[str, ReleasedFile]
-    diff: Evidence
-    parity: Evidence
+    diff: Proof
+    parity: Proof
     entry: CatalogEntry | None
     license: str = LICENSE
 
@@ -107,13 +110,15 @@ def model_card(model: ReleasedModel) -> str:
         image_size=config["image_size"],
         source=list(_source_lines(model)),
         diff_verdict=model.diff.verdict,
-        diff=list(_diff_lines(model.diff.data)),
+        diff=[*_diff_lines(model.diff.data), *_record_lines(model.diff.record)],
         diff_file=model.files["diff"].name,
+        diff_page=model.files["diff_page"].name,
         parity_verdict=model.parity.verdict,
-        parity=list(_parity_lines(model.parity.data)),
+        parity=[*_parity_lines(model.parity.data), *_record_lines(model.parity.record)],
         stages=[_stage(stage) for stage in model.parity.data.get("stages") or []],
         metrics=list(_metric_lines(model.parity.data)),
         parity_file=model.files["parity"].name,
+        parity_page=model.files["parity_page"].name,
         published=list(_published(entry)) if entry else [],
         published_source=entry.source if entry else "",
         published_note=entry.note if entry else "",
@@ -188,15 +193,25 @@ def _diff_lines(diff: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Largest absolute difference", _shown(diff.get("max_abs"))
     yield "Largest relative difference", _shown(diff.get("max_rel"))
     yield "First divergent layer", str(diff.get("first_divergent_layer") or "none")
-    for key, label in (
-        ("tolerance", "Tolerance (relative)"),
-        ("dtype", "Precision"),
-        ("isolate", "Every layer on TensorFlow's own input"),
-        ("image_size", "Image size (height, width)"),
-        ("reference", "Reference"),
-    ):
-        if key in diff:
-            yield label, _shown(diff[key])
+    tensors = diff.get("tensors")
+    if isinstance(tensors, Mapping):
+        yield "Values equal to the bit", f"{tensors.get('equal'):,} of {tensors.get('compared'):,}"
+
+
+def _record_lines(record: Evidence) -> Iterator[tuple[str, str]]:
+    """What the record of a proof says: with what it was made, and of which configuration and inputs."""
+    yield "Image size (height, width)", "{}, {}".format(*record.image_size)
+    yield "Precision of PyTorch", record.dtype
+    yield "Held to", _shown(record.rule)
+    kinds = [item.kind for item in record.inputs]
+    yield "Inputs", ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    yield "Reference", f"{record.reference}, {'moving averages' if record.variables == 'ema' else 'raw values'}"
+    yield "Versions", _shown(", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())))
+    if record.hparams:
+        yield "Declared with --hparams", f"`{_shown(canonical(record.hparams))}`"
+    yield "SHA-256 of the configuration", f"`{record.configuration_sha256}`"
+    if record.annotations_sha256:
+        yield "SHA-256 of the annotations", f"`{record.annotations_sha256}`"
 
 
 def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -215,9 +230,8 @@ def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         value = parity.get(key)
         if isinstance(value, (int, float)):
             yield label, f"{factor * value:.6g}{unit}"
-    for key, label in (("semantics", "Anchors and suppression of"), ("image_size", "Image size (height, width)")):
-        if key in parity:
-            yield label, _shown(parity[key])
+    if "semantics" in parity:
+        yield "Anchors and suppression of", _shown(parity["semantics"])
     published = parity.get("published")
     if isinstance(published, Mapping):
         judged = "within" if published.get("passed") else "beyond"

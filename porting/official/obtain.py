@@ -13,7 +13,7 @@ from effdet_model.hparams import Hparams
 from effdet_model.variants import canonical_variant
 from porting.official.cache import public_url
 from porting.official.catalog import CatalogEntry, catalog, config_overrides, find
-from porting.official.training_config import find_config, training_hparams
+from porting.official.training_config import training_hparams
 from porting.recognise.files import WeightSettings, weight_settings
 from porting.recognise.recognise import AUTO
 
@@ -82,9 +82,7 @@ def obtain(
         if entry and variant not in (AUTO, entry.variant):
             entry = None
     parsed, notes = training_hparams(hparams, checkpoint, official=entry is not None)
-    declared = hparams
-    if hparams == HPARAMS_AUTO and not is_url and checkpoint is not None:
-        declared = str(find_config(Path(checkpoint)))
+    declared = str(parsed.source) if parsed.source else hparams
     if hparams == HPARAMS_AUTO and variant == AUTO:
         variant = _named_in(parsed)
     if checkpoint is None or is_url:
@@ -95,16 +93,14 @@ def obtain(
         path = Path(checkpoint)
     if entry is None:
         named = (public_url(checkpoint),) if checkpoint is not None and is_url else ()
-        return Obtained(
-            path, variant, parsed.fields, {}, notes, parsed.fields, parsed.moving_average_decay, named, declared
-        )
+        decay = parsed.moving_average_decay
+        return Obtained(path, variant, parsed.fields, {}, notes, parsed.fields, decay, named, declared)
     origin = {"url": entry.url, "family": entry.family, "nms_profile": entry.nms_profile}
     if entry.note:
         notes = (*notes, f"{entry.variant}, {entry.family}: {entry.note}")
     overrides = {**config_overrides(entry), **parsed.fields}
-    return Obtained(
-        path, entry.variant, overrides, origin, notes, parsed.fields, parsed.moving_average_decay, declared=declared
-    )
+    decay = parsed.moving_average_decay
+    return Obtained(path, entry.variant, overrides, origin, notes, parsed.fields, decay, declared=declared)
 
 
 def _named_in(parsed: Hparams) -> str:

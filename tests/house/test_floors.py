@@ -36,7 +36,7 @@ INNER_FLOORS = {
         {"report"},
         {"diff", "parity"},
         {"evaluation"},
-        {"reference"},
+        {"evidence", "reference"},
         {"environment", "report.drawing"},
     ),
 }

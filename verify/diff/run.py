@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effdet_model.errors import InputError
+from verify.diff.evidence import diff_evidence
 from verify.diff.import_order import survive_tensorflow
 from verify.diff.options import DEFAULT_TOLERANCES, DiffOptions, checked
 from verify.diff.result import Cause, Difference, DiffResult, InputResult, LayerResult
@@ -66,7 +67,9 @@ def run_diff(
                 model = create_model(variant, weights=weights, **settings)
                 comparison.run(model, progress)
             seconds = {**comparison.seconds, "total": time.perf_counter() - started}
-            return _with_files(comparison.result(), source, Path(weights), seconds)
+            result = _with_files(comparison.result(), source, Path(weights), seconds)
+            record = diff_evidence(result, options, read_metadata(weights), comparison.port_config)
+            return dataclasses.replace(result, evidence=record)
 
 
 def diff_model(
@@ -96,6 +99,7 @@ class _Comparison:
     ) -> None:  # fmt: skip
         _check_comparable(config)
         self.config, self.source, self.reference, self.options = config, source, reference, options
+        self.port_config = config
         shapes = {name: info.shape for name, info in source.variables.items()}
         self.official = reference_config(config.name, family=options.family, hparams=options.hparams, shapes=shapes)
         declared = declared_hparams(options.hparams)
@@ -135,7 +139,7 @@ class _Comparison:
         from verify.diff.layers import InputRun
         from verify.diff.tensors import TensorLedger
 
-        options = self.options
+        options, self.port_config = self.options, model.config
         config = model.config.replace(image_size=self.image_size)
         self.notes += check_size(config)
         inputs = make_inputs(config, options.images, options.noise_seeds)

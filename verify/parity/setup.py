@@ -101,7 +101,7 @@ def _values(options: ParityOptions, source: Source, told: str | None) -> tuple[K
     files = [file.name for file in source.files]
     official, why = official_values(source.raw_names, files, all_hparams(options.declared))
     asked = options.variables if options.variables != "auto" else told or official
-    kind, _ = source.meant(list(source.variables), asked)
+    kind, _ = source.meant(list(source.variables), asked)  # type: ignore[arg-type]
     if kind == official:
         return kind, ()
     by = f"--variables {kind}" if options.variables != "auto" else "as the weights' metadata say"

@@ -30,6 +30,7 @@ from verify.report.blocks import (
     duration,
 )
 from verify.report.diff import short_path
+from verify.report.evidence import evidence_facts
 from verify.report.parity_figures import parity_figures
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def _blocks(result: ParityResult, with_figure: bool) -> Iterator[Block]:
     if result.command:
         yield Note("Do it again", result.command)
     yield Facts("What was compared", _compared(result))
+    yield evidence_facts(result)
     yield Facts("Suppression", result.nms)
     yield Facts("Environment", result.environment)
     yield Facts("Model config", result.config, collapsed=True, media=frozenset(("html", "markdown")))
