@@ -161,8 +161,8 @@ def _check_parts(path: Path, metadata: Mapping[str, Any], config: EfficientDetCo
     family = metadata["source"].get("family")
     published = find(config.name, family).nms_profile if family else None
     for name, wanted in {"variant": config.name, **usage(config, published)}.items():
-        if name in metadata and plain(metadata[name]) != plain(wanted):
-            found: Any = metadata[name]
+        if plain(metadata.get(name)) != plain(wanted):
+            found: Any = metadata.get(name)
             if isinstance(wanted, dict) and isinstance(found, dict):
                 key = next((key for key in [*wanted, *found] if plain(wanted.get(key)) != plain(found.get(key))), "")
                 name, wanted, found = f"{name}.{key}", wanted.get(key), found.get(key)

@@ -35,6 +35,8 @@ _METRIC_LABELS = {
     "ARs": "AR small", "ARm": "AR medium", "ARl": "AR large",
 }  # fmt: skip
 
+_INPUT_LABELS = {"image": "picture file", "drawn": "drawn picture", "noise": "seeded noise"}
+
 
 @dataclass(frozen=True)
 class ReleasedFile:
@@ -110,11 +112,11 @@ def model_card(model: ReleasedModel) -> str:
         image_size=config["image_size"],
         source=list(_source_lines(model)),
         diff_verdict=model.diff.verdict,
-        diff=[*_diff_lines(model.diff.data), *_record_lines(model.diff.record)],
+        diff=[*_diff_lines(model.diff.data), *_record_lines(model.diff.record, config)],
         diff_file=model.files["diff"].name,
         diff_page=model.files["diff_page"].name,
         parity_verdict=model.parity.verdict,
-        parity=[*_parity_lines(model.parity.data), *_record_lines(model.parity.record)],
+        parity=[*_parity_lines(model.parity.data), *_record_lines(model.parity.record, config)],
         stages=[_stage(stage) for stage in model.parity.data.get("stages") or []],
         metrics=list(_metric_lines(model.parity.data)),
         parity_file=model.files["parity"].name,
@@ -198,13 +200,14 @@ def _diff_lines(diff: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Values equal to the bit", f"{tensors.get('equal'):,} of {tensors.get('compared'):,}"
 
 
-def _record_lines(record: Evidence) -> Iterator[tuple[str, str]]:
+def _record_lines(record: Evidence, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the record of a proof says: with what it was made, and of which configuration and inputs."""
-    yield "Image size (height, width)", "{}, {}".format(*record.image_size)
+    size, own = ("{} x {}".format(*size) for size in (record.image_size, config["image_size"]))
+    yield "Image size (height x width)", size if size == own else f"{size}; these weights' own is {own}"
     yield "Precision of PyTorch", record.dtype
     yield "Held to", _shown(record.rule)
     kinds = [item.kind for item in record.inputs]
-    yield "Inputs", ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    yield "Inputs", ", ".join(f"{kinds.count(kind)} x {_INPUT_LABELS[kind]}" for kind in dict.fromkeys(kinds))
     yield "Reference", f"{record.reference}, {'moving averages' if record.variables == 'ema' else 'raw values'}"
     yield "Versions", _shown(", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())))
     if record.hparams:
@@ -223,7 +226,7 @@ def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Suppression", f"`{nms.get('name')}`"
     for key, label, factor, unit in (
         ("agreement_ap", "Agreement AP (TensorFlow's detections as the truth)", 100, " %"),
-        ("matched_share", "TensorFlow's boxes found within 0.1 pixel and 1e-4 in score", 100, " %"),
+        ("matched_share", "Boxes of both frameworks with a partner", 100, " %"),
         ("strong_matched_share", "The same for scores of at least 0.05", 100, " %"),
         ("ap_difference", "AP, PyTorch minus TensorFlow", 1, " points"),
     ):
@@ -242,9 +245,9 @@ def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _stage(stage: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name, unit, largest difference alone, tolerance, largest difference from the file on."""
+    """Name, unit, largest difference alone, what is allowed, largest difference from the file on."""
     alone, whole = stage.get("alone") or {}, stage.get("from_file") or {}
-    values = (alone.get("largest"), alone.get("tolerance"), whole.get("largest"))
+    values = (alone.get("largest"), stage.get("allowed"), whole.get("largest"))
     return (str(stage.get("name")), str(stage.get("unit")), *(_shown(value) for value in values))
 
 
