@@ -24,7 +24,7 @@ from effdet_model.same_padding import spatial_size
 
 
 class FixedHead(nn.Module):
-    """`HeadNet` with one last convolution for each level, its batch norm and activation within; depthwise ones shared."""
+    """`HeadNet` with one last convolution for each level, its batch norm and activation within; depthwise: shared."""
 
     def __init__(self, head: HeadNet, sizes: list[tuple[int, int]]) -> None:
         super().__init__()
