@@ -1,4 +1,4 @@
-"""What one run of a network without values shows: which batch norm alone takes a convolution's output, and all sizes."""
+"""What one run of a network without values shows: which batch norm alone takes a convolution's output, all sizes."""
 
 from __future__ import annotations
 

@@ -142,7 +142,11 @@ def test_padding_before_the_convolution_gives_the_same() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    ["class_net.bn_rep.1.3.bn.weight", "fpn.cell.1.fnode.4.combine.edge_weights", "backbone.blocks.2.0.bn2.running_var"],
+    [
+        "class_net.bn_rep.1.3.bn.weight",
+        "fpn.cell.1.fnode.4.combine.edge_weights",
+        "backbone.blocks.2.0.bn2.running_var",
+    ],
 )
 def test_a_fault_of_one_folded_value_is_seen(fault: str) -> None:
     model = model_of("d0")

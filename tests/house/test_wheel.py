@@ -13,8 +13,12 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-MODULES = ("cli", "command_line", "hubconf")
-ROOMS = (*MODULES, "demo", "detect", "effdet_model", "mappings", "porting", "release", "verify")
+MODULES = ("cli", "hubconf")
+ROOMS = (
+    ,
+)  # fmt: skip
+    *MODULES, "command_line", "demo", "detect", "effdet_model", "mappings", "porting", "release", "training", "verify",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
