@@ -15,8 +15,6 @@ pytestmark = pytest.mark.slow
 
 MODULES = ("cli", "hubconf")
 ROOMS = (
-    ,
-)  # fmt: skip
     *MODULES, "command_line", "demo", "detect", "effdet_model", "mappings", "porting", "release", "training", "verify",
 )  # fmt: skip
 
