@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effdet_model.config import EfficientDetConfig
-from effdet_model.errors import InputError, unknown_name
+from effdet_model.errors import InputError, shown, unknown_name
 from effdet_model.extras import needs
 from effdet_model.nms_profiles import PROFILES, NmsProfile, profile_from_config
 from effdet_model.weights import metadata_path
@@ -29,6 +29,7 @@ PACKAGES = {
 }
 WITH_DETECTIONS = ("onnx", "openvino")
 TENSORRT, NONE = "tensorrt", "none"
+MOST_IMAGES = 4096
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,16 @@ def suppression(config: EfficientDetConfig, nms: str) -> NmsProfile | str | None
     if nms == NONE:
         return None
     return TENSORRT if nms == TENSORRT else profile_from_config(config, nms)
+
+
+def parse_batch(text: str) -> int | None:
+    """A number of images of at least 1; None for "dynamic".
+
+    Raises:
+        InputError: neither.
+    """
+    if text == "dynamic":
+        return None
+    if not text.isdecimal() or not 1 <= int(text[:10]) <= MOST_IMAGES:
+        raise InputError(f"batch: expected dynamic or a number from 1 to {MOST_IMAGES}, found {shown(text)}; correct it.")
+    return int(text)

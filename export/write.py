@@ -37,10 +37,10 @@ class Job:
 
 
 def write(job: Job, format_name: str, path: Path) -> list[Path]:
-    """Write a file of a format; the files written, `path` first. With detections, the levels are outputs in `levels_path`.
+    """Write a file of a format; the files that it consists of, `path` first.
 
-    Where there is suppression that can be run, a second file is written for the proof, which has the levels as further
-    outputs (`levels_path(path)`).
+    Of a file with detections a second one is written for its proof, whose outputs the levels are too (`levels_path`);
+    with those of TensorRT alone.
     """
     with _quiet():
         return _WRITERS[format_name](job, path)
@@ -111,15 +111,10 @@ def _write_openvino(job: Job, path: Path) -> list[Path]:
         models[levels_path(path)] = levels_path(source)
     for target, made_from in models.items():
         model = openvino.convert_model(str(made_from))
-        for key, value in _flat(job.metadata).items():
-            model.set_rt_info(value, [KEY, key])
+        model.set_rt_info(json.dumps(job.metadata, sort_keys=True), [KEY])
         openvino.save_model(model, str(target), compress_to_fp16=False)
         made_from.unlink()
     return [path, path.with_suffix(".bin")]
-
-
-def _flat(metadata: Mapping[str, Any]) -> dict[str, str]:
-    return {"json": json.dumps(metadata, sort_keys=True)}
 
 
 def _write_torch(job: Job, path: Path) -> list[Path]:
