@@ -352,7 +352,7 @@ def detect(
 @click.option("--input", "kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,
               help="float: NCHW, normalised; uint8: NHWC pixels of the model's size, normalised inside.")
 @click.option("--half", is_flag=True, help="Compute in float16.")
-@click.option("--checkpoint", type=PATH, help="What the weights came from: prove against TensorFlow instead of PyTorch.")
+@click.option("--checkpoint", type=PATH, help="What the weights came from: prove against TensorFlow.")
 @click.option("--family", help="Official family of --checkpoint.")
 @click.option("--variant", help="Where the weights have no metadata.")
 @click.option("--hparams", metavar="YAML|k=v,...", help="What google/automl's --hparams takes.")

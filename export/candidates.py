@@ -74,7 +74,7 @@ def candidates(nodes: Nodes, config: EfficientDetConfig, flat: FlatOutputs, prof
 
 
 def decoded(nodes: Nodes, regressions: str, anchors: str) -> tuple[str, str, str, str]:
-    """y0, x0, y1, x1 [N, K] of regressions [N, K, 4] against anchors [N, K, 4], in `decode_boxes`'s order of float32."""
+    """y0, x0, y1, x1 [N, K] of regressions [N, K, 4] against anchors [N, K, 4], in the order of `decode_boxes`."""
     y0, x0, y1, x1 = _columns(nodes, anchors)
     ty, tx, th, tw = _columns(nodes, regressions)
     two = nodes.constant(2.0)

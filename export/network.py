@@ -18,8 +18,9 @@ class ExportedNetwork(nn.Module):
     """class_L of every level, then box_L: float32 [N, anchors * values, h, w] (`export.outputs.level_names`).
 
     Args:
-        model: as `create_model` makes it; left as it is. kind: "float": float32 [N, C, H, W], normalised; "uint8": pixels
-            [N, H, W, C] of the model's size, normalised here, in the order of float32 that `preprocessing` has.
+        model: as `create_model` makes it; left as it is.
+        kind: "float": float32 [N, C, H, W], normalised; "uint8": pixels [N, H, W, C] of the model's size, normalised
+            here, in the order of float32 that `preprocessing` has.
         half: whether the network computes in float16; what goes in and out stays float32.
     """
 
@@ -30,6 +31,8 @@ class ExportedNetwork(nn.Module):
         self.pixels, self.half_precision = kind == "uint8", half
         self.scale_range = bool(config.scale_range)
         channels = input_channels(config)
+        self.mean: Tensor
+        self.deviation: Tensor
         for name, value in (("mean", config.mean_rgb), ("deviation", config.stddev_rgb)):
             row = np.broadcast_to(np.asarray(value, np.float32), (channels,)).copy()
             self.register_buffer(name, torch.from_numpy(row).view(1, channels, 1, 1), persistent=False)

@@ -79,8 +79,8 @@ def output_infos(config: EfficientDetConfig, suppression: Suppression, batch: in
     from onnx import TensorProto, helper
 
     ours = isinstance(suppression, NmsProfile)
-    limit = (suppression if ours else efficient_nms_profile(config)).max_output_size
-    number = TensorProto.INT64 if ours else TensorProto.INT32
+    profile = suppression if isinstance(suppression, NmsProfile) else efficient_nms_profile(config)
+    limit, number = profile.max_output_size, TensorProto.INT64 if ours else TensorProto.INT32
     return [
         helper.make_tensor_value_info(NUM_DETECTIONS, number, [batch]),
         helper.make_tensor_value_info(BOXES, TensorProto.FLOAT, [batch, limit, 4]),

@@ -75,16 +75,17 @@ def check_options(options: ExportOptions) -> None:
     output, endings = options.output, FORMATS[options.format]
     if output.suffix not in endings:
         raise InputError(
-            f"output {output}: expected a name that ends in {' or '.join(endings)} for --format {options.format}, found "
-            f"{output.suffix or 'none'}; rename it or choose another format."
+            f"output {output}: expected a name that ends in {' or '.join(endings)} for --format {options.format}, "
+            f"found {output.suffix or 'none'}; rename it or choose another format."
         )
     kept = [options.weights, metadata_path(options.weights)]
     if any(path.resolve() == made.resolve() for path in kept for made in (output, *companions(options))):
         raise InputError(f"output {output}: expected another file than the weights; name another output.")
     if options.nms != NONE and options.format not in WITH_DETECTIONS:
         raise InputError(
-            f"export: expected --nms none for --format {options.format}, which has the network alone, found {options.nms}; "
-            "leave --nms out (effdet_model.nms.postprocess does the rest), or choose --format onnx or openvino."
+            f"export: expected --nms none for --format {options.format}, which has the network alone, found "
+            f"{options.nms}; leave --nms out (effdet_model.nms.postprocess does the rest), or choose --format "
+            "onnx or openvino."
         )
     if options.nms == TENSORRT and (options.format != "onnx" or options.half):
         raise InputError(
@@ -123,5 +124,7 @@ def parse_batch(text: str) -> int | None:
     if text == "dynamic":
         return None
     if not text.isdecimal() or not 1 <= int(text[:10]) <= MOST_IMAGES:
-        raise InputError(f"batch: expected dynamic or a number from 1 to {MOST_IMAGES}, found {shown(text)}; correct it.")
+        raise InputError(
+            f"batch: expected dynamic or a number from 1 to {MOST_IMAGES}, found {shown(text)}; correct it."
+        )
     return int(text)

@@ -1,4 +1,4 @@
-"""The proof of an exported file: it is run, and what it gives is held against the truth and the project's suppression."""
+"""The proof of an exported file: it is run, and held against the truth and against the project's suppression."""
 
 from __future__ import annotations
 
@@ -117,16 +117,18 @@ def _same_levels(label: str, found: Levels, truth: Truth, images: np.ndarray) ->
     }
     bad = [name for name, difference in differences.items() if not difference.ok]
     undecided = [name for name, difference in differences.items() if difference.undecided]
-    first = differences[worst(differences)]
+    name, largest = worst(differences), max(d.max_rel for d in differences.values())
     text = (
-        f"{len(differences) - len(bad)} of {len(differences)} levels within rounding; at most {first.excess:.0%} of what is "
-        f"allowed, at {worst(differences)}; largest relative difference {max(d.max_rel for d in differences.values()):.1e}"
+        f"{len(differences) - len(bad)} of {len(differences)} levels within rounding; at most "
+        f"{differences[name].excess:.0%} of what is allowed, at {name}; largest relative difference {largest:.1e}"
     )
     if undecided:
         text += f"; rounding hides too much to tell at {', '.join(undecided)}"
     data = {
         "levels": {
-            name: {"max_abs": d.max_abs, "max_rel": d.max_rel, "rms_rel": d.rms_rel, "excess": _finite(d.excess), "ok": d.ok}
+            name: {
+                **{key: _finite(getattr(d, key)) for key in ("max_abs", "max_rel", "rms_rel", "excess")}, "ok": d.ok
+            }
             for name, d in differences.items()
         }
     }
@@ -162,7 +164,10 @@ def _same_detections(label: str, found: Sequence[np.ndarray], expected: Sequence
                 continue
             box = max(box, float(np.abs(row[:4] - other[:4]).max()))
             score = max(score, float(np.abs(row[4] - other[4])))
-    text = f"{sum(numbers) - lost} of {sum(numbers)} detections {numbers} the same; boxes within {box:.1e} pixels, scores within {score:.1e}"
+    text = (
+        f"{sum(numbers) - lost} of {sum(numbers)} detections {numbers} the same; boxes within {box:.1e} pixels, scores "
+        f"within {score:.1e}"
+    )
     data = {"detections": numbers, "without_partner": lost, "box_pixels": box, "score": score}
     return Check(label, lost == 0 and box <= BOX_PIXELS and score <= SCORE, text, data)
 
@@ -188,13 +193,12 @@ def _made_up_levels(job: Job, format_name: str, path: Path, profile: NmsProfile)
     run = _suppression_alone(job, format_name, path, profile)
     random = np.random.RandomState(0)
     sizes, shapes = job.config.feature_sizes(), job.config.anchors_per_location
-    levels: Levels = {}
-    for names, values in zip(level_names(job.config), (job.config.num_classes, 4), strict=True):
+    (classes, boxes), levels = level_names(job.config), {}
+    for names, values, mean, deviation in ((classes, job.config.num_classes, -4, 2), (boxes, 4, 0, 0.5)):
         for name, level in zip(names, job.config.levels, strict=True):
-            of_class = values != 4 or name.startswith("class")
-            drawn = random.normal(-4 if of_class else 0, 2 if of_class else 0.5, (SEVERAL, shapes * values, *sizes[level]))
+            drawn = random.normal(mean, deviation, (SEVERAL, shapes * values, *sizes[level]))
             levels[name] = drawn.astype(np.float32)
-    for name in level_names(job.config)[0]:
+    for name in classes:
         levels[name][1] = _EMPTY_LOGIT + random.uniform(-1, 1, levels[name][1].shape)
     expected = expected_detections(job.config, profile, levels)
     found = detections_of(run(**levels))

@@ -64,9 +64,10 @@ def export(options: ExportOptions, report: Report = lambda text: None) -> Export
     """
     check_options(options)
     _check_folder(options)
-    model = create_model(
-        options.variant, weights=options.weights, image_size=options.image_size, **options.overrides
-    )
+    settings = dict(options.overrides)
+    if options.image_size is not None:
+        settings["image_size"] = options.image_size
+    model = create_model(options.variant, weights=options.weights, **settings)
     return export_model(model, options, report)
 
 
@@ -142,7 +143,9 @@ def _record(
         "checks": [
             {"name": check.name, "passed": check.passed, "text": check.text, **check.data} for check in checks
         ],
-        "environment": {"torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()},
+        "environment": {
+            "torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()
+        },
         "seconds": seconds,
         "metadata": metadata,
     }

@@ -166,8 +166,8 @@ def _boxes(nodes: Nodes, profile: NmsProfile, found: CandidateNames) -> _Boxes:
     low, high = (y0, x0), (y1, x1)
     if profile.family == "graph":
         pairs = ((y0, y1), (x0, x1))
-        low = tuple(nodes("Min", *pair) for pair in pairs)  # type: ignore[assignment]
-        high = tuple(nodes("Max", *pair) for pair in pairs)  # type: ignore[assignment]
+        low = tuple(nodes("Min", *pair) for pair in pairs)
+        high = tuple(nodes("Max", *pair) for pair in pairs)
     lengths = [_length(nodes, profile, *pair) for pair in zip(low, high, strict=True)]
     return _Boxes(low, high, nodes("Mul", *lengths), found.classes)
 
@@ -186,7 +186,9 @@ def _pick(body: Nodes, profile: NmsProfile, boxes: _Boxes, scores: str, ranks: s
     """
     best = body("ReduceMax", scores, body.indices(1), keepdims=1)
     place = _first(body, body("Equal", scores, best), ranks)
-    mine = body("Equal", boxes.classes, body("GatherElements", boxes.classes, place, axis=1)) if profile.per_class else ""
+    mine = ""
+    if profile.per_class:
+        mine = body("Equal", boxes.classes, body("GatherElements", boxes.classes, place, axis=1))
     if profile.family == "numpy" and profile.method != "diou":
         ranks = _with_first_moved(body, scores, ranks, place, mine)
     weights = _weights(body, profile, _overlaps(body, profile, boxes, place), boxes, place)

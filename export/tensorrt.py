@@ -13,8 +13,8 @@ from export.nodes import Nodes
 from export.outputs import BOXES, CLASSES, NUM_DETECTIONS, SCORES
 
 NOT_RUN = (
-    "The detections of this file were not run: the node EfficientNMS_TRT exists in NVIDIA's TensorRT alone. Its network "
-    "was; compare detections where you build the engine."
+    "The detections of this file were not run: the node EfficientNMS_TRT exists in NVIDIA's TensorRT alone. Its "
+    "network was; compare detections where you build the engine."
 )
 
 

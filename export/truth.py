@@ -142,13 +142,13 @@ def check_truth(checkpoint: Path | None, config: EfficientDetConfig) -> None:
         return
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            f"export with --checkpoint: expected TensorFlow, found none; leave --checkpoint out to hold the file against "
-            f"the PyTorch model in float64, or run {install_line('verify')}."
+            f"export with --checkpoint: expected TensorFlow, found none; leave --checkpoint out to hold the file "
+            f"against the PyTorch model in float64, or run {install_line('verify')}."
         )
     if not config.is_official:
         raise InputError(
-            f"export with --checkpoint: expected a model that TensorFlow's EfficientDet has too, found {config.name}; leave "
-            "--checkpoint out."
+            f"export with --checkpoint: expected a model that TensorFlow's EfficientDet has too, found {config.name}; "
+            "leave --checkpoint out."
         )
 
 
