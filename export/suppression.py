@@ -200,7 +200,7 @@ def _pick(body: Nodes, profile: NmsProfile, boxes: _Boxes, scores: str, ranks: s
     left = body("Where", mine, left, scores) if mine else left
     left = body("ScatterElements", left, place, body("Add", body("Mul", best, body.constant(0.0)), gone), axis=1)
     one = body.indices(1)
-    return body("Squeeze", place, one), body("Squeeze", best, one), left, ranks
+    return body("Squeeze", place, one), body("Squeeze", best, one), left, body("Identity", ranks)
 
 
 def _first(body: Nodes, among: str, ranks: str) -> str:
@@ -252,8 +252,6 @@ def _weights(body: Nodes, profile: NmsProfile, overlaps: str, boxes: _Boxes, pla
         area = body("GatherElements", boxes.areas, place, axis=1)
         weights = body("Where", body("LessOrEqual", area, body.constant(0.0)), one, weights)
     return weights
-
-
 
 
 def _relative_distance(body: Nodes, boxes: _Boxes, place: str) -> str:
