@@ -188,7 +188,7 @@ def diff(
     size = parse_image_size(image_size) if image_size else None
     options = DiffOptions(
         size, images, noise_seeds, overrides={**model.overrides, **found.overrides},
-        family=found.origin.get("family"), hparams=hparams, **how,
+        family=found.origin.get("family"), hparams=found.declared, **how,
     )  # fmt: skip
     with status("comparing") as advance:
         result = run_diff(found.path, weights, model.variant, options, advance)
@@ -295,7 +295,8 @@ def parity(
         result = run(
             ParityOptions(
                 found.path, weights, variant=model.variant, family=family or found.origin.get("family"),
-                overrides=found.hparams, work=report, command=command_line.command_text(), progress=shown, **how,
+                overrides=found.hparams, hparams=found.declared, work=report,
+                command=command_line.command_text(), progress=shown, **how,
             )
         )  # fmt: skip
     pages = write_parity_report(result, report) if report else []
@@ -388,13 +389,10 @@ def export(
 @click.option("--all", "every", is_flag=True, help="All variants; with --mirror, those that it has.")
 @click.option("--output", required=True, type=PATH, metavar="DIR", help="The release; must not exist or be empty.")
 @click.option("--work", type=PATH, metavar="DIR", help="Weights and reports on the way; default: OUTPUT-work.")
-@click.option("--checkpoint", metavar="PATH|URL", help="Your own, for one variant.")
-@click.option("--family", help="Official family.")
-@click.option("--mirror", metavar="URL", help="Take official files from here instead.")
-@click.option("--offline", is_flag=True, help="Use no network.")
-@click.option("--image-size", metavar="HxW", help="Of diff and parity; default: each variant's own.")
-@click.option("--coco", type=PATH, metavar="DIR", help="For parity: a folder in COCO's layout.")
-@click.option("--images", type=PATH, metavar="DIR", help="For parity; default: pictures drawn for this.")
+@source_options
+@click.option("--image-size", metavar="HxW", help="Of diff and parity; default: the weights' own.")
+@click.option("--coco", type=PATH, metavar="DIR", help="Pictures for diff and parity: a folder in COCO's layout.")
+@click.option("--images", type=PATH, metavar="DIR", help="Pictures for both; default: drawn for this.")
 @click.option("--annotations", type=PATH, metavar="FILE", help="COCO annotations of --images.")
 @click.option("--license", "license_name", default="apache-2.0", show_default=True, help="For the model cards.")
 @click.option("--push-to-hub", metavar="REPO", help="Upload to the Hugging Face Hub.")
@@ -413,8 +411,7 @@ def release(
     chosen = released_variants(names, every, options)
     click.echo(f"releasing {', '.join(chosen)}")
     place = work or output.with_name(f"{output.name}-work")
-    with progress("downloading", "bytes") as shown:
-        made = run_release(chosen, output, place, options, say=click.echo, progress=shown)
+    made = run_release(chosen, output, place, options, say=click.echo, watch=progress)
     click.echo(f"{made.folder}: {len(made.files)} files and SHA256SUMS")
     if push_to_hub:
         click.echo(push(made.folder, push_to_hub, private=private))

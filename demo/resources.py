@@ -35,10 +35,5 @@ def official_metrics(profile: str) -> dict[str, float]:
     return _read(OFFICIAL / "metrics.json")[NMS[profile]]
 
 
-def official_detections(profile: str) -> list[dict[str, Any]]:
-    """All its detections, in COCO's results format: [x, y, width, height] in pixels of the original."""
-    return _read(OFFICIAL / f"{NMS[profile]}.json")
-
-
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))

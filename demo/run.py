@@ -28,7 +28,7 @@ from effdet_model.detector import Detector
 from effdet_model.errors import InputError
 from effdet_model.factory import create_model
 from porting.convert import convert
-from porting.files import atomic_write
+from porting.files import atomic_write, make_folder
 from porting.show import conversion_summary
 from verify.diff.result import DiffResult
 from verify.diff.run import DiffOptions, run_diff
@@ -107,10 +107,7 @@ def _check(output: Path) -> None:
         raise InputError(
             f"demo: expected its checkpoint at {ARCHIVE}, found none; install the whole package, or run in a clone."
         )
-    try:
-        (output / "pictures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {output}: expected a folder that can be made, found: {error.strerror}.") from error
+    make_folder(output / "pictures", "--output")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from PIL import Image
 
 from effdet_model.detector import Detections, Detector
 from effdet_model.errors import InputError
+from porting.files import make_folder
 from verify.evaluation.coco import IMAGE_SUFFIXES
 from verify.evaluation.model_settings import prepare_model
 from verify.evaluation.result import SkippedImage
@@ -172,7 +173,7 @@ def prepare_detection(options: DetectOptions) -> DetectionJob:
     detector = Detector(
         settings.model, settings.profile, batch_size=options.batch_size, label_map=options.label_map
     )
-    _make_folder(output)
+    make_folder(output, "--output")
     return DetectionJob(options, kind, files, detector, output)
 
 
@@ -214,15 +215,6 @@ def _check_output(output: Path, files: tuple[Path, ...]) -> None:
             f"--output {output}: expected a folder of its own, found the one of the source, whose files would be "
             "overwritten; name another."
         )
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--output {output}: expected a folder that can be made, found: {error.strerror}; name another."
-        ) from error
 
 
 def _finite(found: Detections) -> Detections:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from effdet_model.efficientdet import EfficientDet
     from effdet_model.errors import InputError
     from effdet_model.factory import create_model
+    from effdet_model.inference import inference_form
     from effdet_model.variants import get_config, list_variants
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "InputError",
     "create_model",
     "get_config",
+    "inference_form",
     "list_variants",
 ]
 
@@ -35,6 +37,7 @@ _MODULES = {
     "InputError": "errors",
     "create_model": "factory",
     "get_config": "variants",
+    "inference_form": "inference",
     "list_variants": "variants",
 }
 

@@ -113,10 +113,8 @@ def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor
         pad_type: "same" for TensorFlow's SAME, "" for symmetric padding.
     """
     height, width = spatial_size(x)
-    stride = [_stride(height, size[0]), _stride(width, size[1])]
-    kernel = [stride[0] + 1, stride[1] + 1]
+    kernel, stride, padding = pool_window((height, width), size)
     if pad_type != "same":
-        padding = [(stride[0] - 1 + kernel[0] - 1) // 2, (stride[1] - 1 + kernel[1] - 1) // 2]
         if kind == "max":
             return F.max_pool2d(x, kernel, stride, padding)
         return F.avg_pool2d(x, kernel, stride, padding, count_include_pad=False)
@@ -127,6 +125,13 @@ def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor
         return F.max_pool2d(F.pad(x, pads, value=float("-inf")), kernel, stride)
     inside = F.pad(torch.ones_like(x[:1, :1]), pads)
     return F.avg_pool2d(F.pad(x, pads), kernel, stride) / F.avg_pool2d(inside, kernel, stride)
+
+
+def pool_window(have: tuple[int, int], want: tuple[int, int]) -> tuple[list[int], list[int], list[int]]:
+    """(window, stride, symmetric padding), each (height, width), that bring a size down to about another."""
+    stride = [_stride(have[0], want[0]), _stride(have[1], want[1])]
+    kernel = [stride[0] + 1, stride[1] + 1]
+    return kernel, stride, [(stride[0] - 1 + kernel[0] - 1) // 2, (stride[1] - 1 + kernel[1] - 1) // 2]
 
 
 def _stride(have: int, want: int) -> int:

@@ -57,6 +57,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def make_folder(folder: str | os.PathLike[str], what: str = "folder", remedy: str = "name another") -> None:
+    """Make a folder and its parents, where they are missing.
+
+    Args:
+        what, remedy: of the message: what the folder is for, and what to do.
+
+    Raises:
+        InputError: something else has that name, or it is not allowed.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{what} {folder}: expected a folder that can be made, found: {error.strerror}; {remedy}."
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder last through a crash, where the system can do that; Windows cannot."""
     if os.name == "nt":

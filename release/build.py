@@ -10,20 +10,20 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
 from effdet_model.factory import create_model
-from effdet_model.weights import WEIGHT_SUFFIXES, metadata_path, read_metadata, read_state_dict
+from effdet_model.weights import WEIGHT_SUFFIXES, metadata_path, read_state_dict
 from porting.identity import weight_name
 from porting.official.catalog import CatalogEntry, catalog
 from porting.version import TOOL, tool_version
 from porting.weights.files import file_sha256, write_weights
-from release.evidence import DIFF, PARITY, Evidence, read_evidence
+from release.evidence import DIFF, PARITY, Expected, Proof, read_proof
+from release.expected import ReleasedWeights, complaint_of, expected_of_file, released_weights
 from release.model_card import (
     LICENSE,
     ReleasedFile,
@@ -33,6 +33,8 @@ from release.model_card import (
     model_card,
     release_index,
 )
+from verify.evidence.digest import EVIDENCE
+from verify.evidence.record import Complaint
 
 SUMS, INDEX, README, LICENSE_FILE = "SHA256SUMS", "index.json", "README.md", "LICENSE"
 FORMAT_VERSION = 1
@@ -41,11 +43,20 @@ _NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class ReleaseItem:
-    """One model to release: its weight file (.pth with its .json, or .safetensors), diff.json and parity.json."""
+    """One model to release.
+
+    Attributes:
+        weights: .pth with its .json, or .safetensors. diff, parity: diff.json and parity.json, their pages (.html)
+            beside them.
+        image_size: (height, width) at which it was proved; the weights' own by default.
+        expected: kind of proof -> what else its record must say, see `release.expected`.
+    """
 
     weights: Path
     diff: Path
     parity: Path
+    image_size: tuple[int, int] | None = None
+    expected: Mapping[str, Expected] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,28 +69,32 @@ class Release:
 
 @dataclass(frozen=True)
 class _Verified:
-    item: ReleaseItem
+    weights: ReleasedWeights
     name: str
-    metadata: dict[str, Any]
-    sha256: str
-    diff: Evidence
-    parity: Evidence
+    diff: Proof
+    parity: Proof
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Of the weight file, without its hash."""
+        return self.weights.metadata
 
 
 def make_release(items: Sequence[ReleaseItem], output: str | Path, *, license_name: str = LICENSE) -> Release:
     """Write a release folder, whole or not at all; the same input gives the same bytes.
 
     Per model: NAME-<8 of sha256>.pth with its .json, NAME-<8 of sha256>.safetensors, NAME.config.json,
-    NAME.preprocessing.json, NAME.diff.json, NAME.parity.json and the card NAME.md. For all: README.md, index.json,
-    LICENSE and SHA256SUMS. An earlier release in `output` is replaced.
+    NAME.preprocessing.json, NAME.diff.json, NAME.parity.json, the pages of both (.html) and the card NAME.md. For all:
+    README.md, index.json, LICENSE and SHA256SUMS. An earlier release in `output` is replaced.
 
     Raises:
-        InputError: a verification is missing, failed or of another file; the output is in use; nothing is written.
+        InputError: a proof is missing, failed or edited, or its record is not of this file, its configuration, image
+            size, family, checkpoint, precision, reference or tool version; the output is in use. Nothing is written.
     """
     output = Path(output)
     verified = [_verify(item) for item in items]
     _check_names(verified)
-    _check_output(output)
+    check_output(output)
     staging = output.absolute().with_name(f".{output.name}.{secrets.token_hex(8)}.tmp")
     staging.mkdir()
     try:
@@ -121,7 +136,8 @@ def release_items(folder: str | Path) -> list[ReleaseItem]:
 
 
 def check_release(folder: str | Path) -> Release:
-    """Check a release folder: SHA256SUMS against every file, hashes in names, and links of all Markdown files.
+    """Check a release folder: SHA256SUMS against every file, hashes in names, records and pages of the proofs against
+    each other and the weights, and links of all Markdown files.
 
     Raises:
         InputError: something is missing, surplus, changed, or linked but absent.
@@ -146,33 +162,31 @@ def check_release(folder: str | Path) -> Release:
                 f"release {folder}: {name}: expected SHA-256 {expected}, found {found}; make the release again."
             )
         files.append(ReleasedFile(name, found, (folder / name).stat().st_size))
-    for name in present:
+    for name in sorted(present):
         if name.endswith(".md"):
             _check_links(folder / name, present)
+        for kind in (DIFF, PARITY):
+            if name.endswith(f".{kind}.json"):
+                _check_proof(folder / name, kind, {file.sha256 for file in files})
     return Release(folder, tuple(files))
 
 
+def _check_proof(path: Path, kind: str, hashes: set[str]) -> None:
+    complaint = Complaint(f"release {path.parent}: {path.name}", "python cli.py release ...")
+    record = read_proof(path, kind, {"verdict": "passed"}, complaint).record
+    if record.weights_sha256 not in hashes:
+        raise complaint.error("evidence.weights_sha256", "that of a weight file of this release", record.weights_sha256)
+
+
 def _verify(item: ReleaseItem) -> _Verified:
-    metadata = read_metadata(item.weights)
-    if metadata is None or not {"variant", "config", "source"} <= set(metadata):
-        raise InputError(
-            f"weights {item.weights}: expected metadata with variant, config and source (in "
-            f"{metadata_path(item.weights).name}, or in the header of a .safetensors), found "
-            f"{'none' if metadata is None else ', '.join(sorted(metadata))}; convert the checkpoint again."
-        )
-    sha256 = file_sha256(item.weights)
-    recorded = metadata.pop("weights_sha256", sha256)
-    if recorded != sha256:
-        raise InputError(
-            f"weights {item.weights}: expected SHA-256 {recorded} as its metadata says, found {sha256}; the file was "
-            "changed after its conversion, convert the checkpoint again."
-        )
-    variant = EfficientDetConfig.from_dict(metadata["config"]).name
-    name = weight_name(variant, metadata["source"].get("family"))
-    checkpoint = str(metadata["source"].get("sha256"))
-    diff = read_evidence(item.diff, DIFF, variant, sha256, checkpoint)
-    parity = read_evidence(item.parity, PARITY, variant, sha256, checkpoint)
-    return _Verified(item, name, metadata, sha256, diff, parity)
+    weights = released_weights(item.weights)
+    of_file = expected_of_file(weights, item.image_size)
+    proofs = {}
+    for kind, path in ((DIFF, item.diff), (PARITY, item.parity)):
+        complaint = complaint_of(kind, path, weights, item.image_size)
+        proofs[kind] = read_proof(path, kind, {**of_file[kind], **item.expected.get(kind, {})}, complaint)
+    name = weight_name(weights.config.name, weights.source.get("family"))
+    return _Verified(weights, name, proofs[DIFF], proofs[PARITY])
 
 
 def _check_names(verified: Sequence[_Verified]) -> None:
@@ -187,16 +201,18 @@ def _check_names(verified: Sequence[_Verified]) -> None:
 
 
 def _write_model(model: _Verified, folder: Path, license_name: str) -> ReleasedModel:
-    loaded = read_state_dict(model.item.weights)
-    order = create_model(weights=model.item.weights).state_dict()  # strict: refuses what does not fit
+    path = model.weights.path
+    loaded = read_state_dict(path)
+    order = create_model(weights=path).state_dict()  # strict: refuses what does not fit
     state_dict = {key: loaded[key] for key in order}
-    config = EfficientDetConfig.from_dict(model.metadata["config"])
     files = {
         **_write_weight_files(model, state_dict, folder),
-        "config": _write_json(folder / f"{model.name}.config.json", config.to_dict()),
+        "config": _write_json(folder / f"{model.name}.config.json", model.weights.config.to_dict()),
         "preprocessing": _write_json(folder / f"{model.name}.preprocessing.json", _preprocessing(model.metadata)),
         "diff": _write_json(folder / f"{model.name}.diff.json", model.diff.data),
         "parity": _write_json(folder / f"{model.name}.parity.json", model.parity.data),
+        "diff_page": _copy(model.diff.page, folder / f"{model.name}.diff.html"),
+        "parity_page": _copy(model.parity.page, folder / f"{model.name}.parity.html"),
     }
     parameters = sum(
         tensor.numel() for key, tensor in state_dict.items() if not key.endswith(_NOT_PARAMETERS)
@@ -211,11 +227,11 @@ def _write_weight_files(model: _Verified, state_dict: dict[str, Any], folder: Pa
     files = {}
     for suffix in (".pth", ".safetensors"):
         plain = folder / f"{model.name}{suffix}"
-        if model.item.weights.suffix == suffix:
-            shutil.copyfile(model.item.weights, plain)
-            digest = model.sha256
+        if model.weights.path.suffix == suffix:
+            shutil.copyfile(model.weights.path, plain)
+            digest = model.weights.sha256
         else:
-            digest = write_weights(plain, state_dict, model.metadata)
+            digest = write_weights(plain, state_dict, dict(model.metadata))
         named = plain.with_name(f"{model.name}-{digest[:8]}{suffix}")
         plain.rename(named)
         files[suffix[1:]] = _described(named)
@@ -257,16 +273,17 @@ def _index_entry(model: ReleasedModel) -> dict[str, Any]:
         "published": {"ap_val": model.entry.ap_val, "ap_testdev": model.entry.ap_testdev} if model.entry else None,
         "diff": {key: diff.get(key) for key in ("passed", "max_abs", "max_rel", "first_divergent_layer", "dtype")},
         "parity": {"passed": parity.get("passed"), "AP": coco_ap(parity), "agreement_AP": agreement_ap(parity)},
+        "evidence": {DIFF: diff[EVIDENCE], PARITY: parity[EVIDENCE]},
     }
 
 
-def _preprocessing(metadata: dict[str, Any]) -> dict[str, Any]:
+def _preprocessing(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Everything to do before and after the network, as the metadata has it."""
     parts = ("preprocessing", "anchors", "nms", "classes")
     return {"variant": metadata["variant"], **{key: metadata[key] for key in parts if key in metadata}}
 
 
-def _entry(metadata: dict[str, Any]) -> CatalogEntry | None:
+def _entry(metadata: Mapping[str, Any]) -> CatalogEntry | None:
     url = metadata["source"].get("url")
     return next((entry for entry in catalog() if url and url in (entry.ckpt_url, entry.h5_url)), None)
 
@@ -274,6 +291,11 @@ def _entry(metadata: dict[str, Any]) -> CatalogEntry | None:
 def _write_json(path: Path, content: Any) -> ReleasedFile:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return _described(path)
+
+
+def _copy(source: Path, target: Path) -> ReleasedFile:
+    shutil.copyfile(source, target)
+    return _described(target)
 
 
 def _described(path: Path) -> ReleasedFile:
@@ -292,8 +314,12 @@ def _check_links(path: Path, present: set[str]) -> None:
             raise InputError(f"release: {path.name} links to {target}, which is not in it; make the release again.")
 
 
-def _check_output(output: Path) -> None:
-    """Only what is absent, empty, or an earlier release with nothing else in it may be replaced."""
+def check_output(output: Path) -> None:
+    """Only what is absent, empty, or an earlier release with nothing else in it may be replaced.
+
+    Raises:
+        InputError: something else is there, or the folder it belongs into is missing.
+    """
     if not output.absolute().parent.is_dir():
         raise InputError(f"output {output}: expected its parent folder to exist, found none; create it.")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):

@@ -1,124 +1,105 @@
-"""What a release cites: the diff and the parity run of exactly this weight file, passed."""
+"""What a release cites: the diff and the parity run of exactly this weight file, passed, and their pages."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from effdet_model.errors import InputError
+from effdet_model.errors import shown
+from verify.evidence.digest import publishable
+from verify.evidence.reading import Report, read_report
+from verify.evidence.record import Complaint, Evidence
 
 DIFF, PARITY = "diff", "parity"
-_PASSING = re.compile(
-    r"(^|_)(seconds?|time|times|date|started|finished|duration|elapsed|pid|host|hostname|user|command|argv|"
-    r"per_second|memory|peak_memory|cwd|folder|threads)($|_)"
-)
+KINDS = (DIFF, PARITY)
+_LARGEST_PAGE = 256 << 20
+
+Expected = Mapping[str, Any]
+"""Field of a record -> the value it must have, as plain JSON data; of `versions` those named."""
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Proof:
     """One passed verification of one weight file.
 
     Attributes:
-        kind: "diff" or "parity".
-        data: the report without what changes from run to run or belongs to the machine alone (times, paths).
+        report: with its record. page: the HTML page of the same run.
     """
 
-    kind: str
-    data: Mapping[str, Any]
+    report: Report
+    page: Path
+
+    @property
+    def record(self) -> Evidence:
+        """What was proved, of which files, with what."""
+        return self.report.record
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The report without what changes from run to run or belongs to the machine alone (times, paths)."""
+        return publishable(self.report.data)
 
     @property
     def verdict(self) -> str:
-        """The report's own sentence; "passed" where it has none."""
-        return str(self.data.get("verdict") or "passed")
+        """The report's own sentence."""
+        return self.report.verdict
 
 
-def read_evidence(
-    path: Path, kind: str, variant: str, weights_sha256: str, checkpoint_sha256: str
-) -> Evidence:
-    """The report at `path`, if it passed and belongs to these files.
+def read_proof(path: Path, kind: str, expected: Expected, complaint: Complaint) -> Proof:
+    """The proof at `path`, if its record is what is expected, field by field, and its page belongs to it.
 
-    The report names them at its top level or under `environment`: `weights_sha256`, `checkpoint_sha256` (hex, as the
-    weight file's metadata names its source), beside `variant` and `passed`.
+    Args:
+        path: of diff.json or parity.json; the page lies beside it.
 
     Raises:
-        InputError: missing, damaged, failed, contradicting itself, or of another file.
+        InputError: missing, damaged, edited, or not what is expected; names field and command.
     """
-    again = f"run `python cli.py {kind} --variant {variant} ...` with this weight file"
-    data = _read(path, kind, variant, again)
-    passed = data.get("passed")
-    if passed is not True:
-        told = data.get("verdict") or f"passed = {json.dumps(passed)}"
-        raise InputError(f"release of {variant}: expected a {kind} that passed, found in {path}: {told}; {again}.")
-    contradiction = _contradiction(data)
-    if contradiction:
-        raise InputError(
-            f"release of {variant}: expected a {kind} that passed, found in {path} passed = true but {contradiction}; "
-            f"{again}."
-        )
-    for key, what, expected in (
-        ("weights_sha256", "weight file", weights_sha256),
-        ("checkpoint_sha256", "checkpoint", checkpoint_sha256),
-    ):
-        environment = data.get("environment")
-        found = data.get(key) or (environment.get(key) if isinstance(environment, dict) else None)
-        if found != expected:
-            raise InputError(
-                f"release of {variant}: expected the {kind} of the {what} with SHA-256 {expected}, found in {path} "
-                f"{f'that of {found}' if found else f'no {key}'}; {again}."
-            )
-    if data.get("variant") != variant:
-        raise InputError(
-            f"release of {variant}: expected its {kind}, found in {path} that of {data.get('variant')}; {again}."
-        )
-    return Evidence(kind, publishable(data))
+    report = read_report(path, kind, complaint)
+    for name, wanted, found in differences(report.record, expected):
+        told = f"{shown(report.verdict)} (evidence.verdict {shown(found)})" if name == "verdict" else _told(found)
+        raise complaint.told(f"evidence.{name}", _told(wanted), told)
+    page = path.with_suffix(".html")
+    _check_page(page, report, complaint)
+    return Proof(report, page)
 
 
-def publishable(value: Any) -> Any:
-    """A report without times, machine names and folders, so that the same input gives the same release."""
-    if isinstance(value, Mapping):
-        return {key: publishable(item) for key, item in value.items() if not _PASSING.search(str(key))}
-    if isinstance(value, list):
-        return [publishable(item) for item in value]
-    if isinstance(value, str) and (value.startswith(("/", "~/", "file:")) or re.match(r"[A-Za-z]:\\", value)):
-        return PureWindowsPath(value).name if "\\" in value else PurePosixPath(value).name
-    return value
+def differences(record: Evidence, expected: Expected) -> Iterator[tuple[str, Any, Any]]:
+    """(field, expected, found) of everything that is not as expected; the first difference of a list or mapping."""
+    found = record.to_json()
+    for name, wanted in expected.items():
+        mine = found[name]
+        if name == "versions":
+            for package, version in wanted.items():
+                if mine.get(package) != version:
+                    yield f"versions.{package}", version, mine.get(package)
+        elif mine != wanted:
+            yield _first_difference(name, wanted, mine)
 
 
-def _read(path: Path, kind: str, variant: str, again: str) -> dict[str, Any]:
+def _first_difference(name: str, wanted: Any, found: Any) -> tuple[str, Any, Any]:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        missing = object()
+        key = next(key for key in [*wanted, *found] if wanted.get(key, missing) != found.get(key, missing))
+        return _first_difference(f"{name}.{key}", wanted.get(key), found.get(key))
+    if isinstance(wanted, list) and isinstance(found, list) and name == "inputs":
+        if len(wanted) != len(found):
+            return f"{name}: how many", len(wanted), len(found)
+        place = next(number for number, pair in enumerate(zip(wanted, found, strict=True)) if pair[0] != pair[1])
+        return _first_difference(f"{name}.{place}", wanted[place], found[place])
+    return name, wanted, found
+
+
+def _told(value: Any) -> str:
+    return "none" if value is None else shown(value)
+
+
+def _check_page(page: Path, report: Report, complaint: Complaint) -> None:
+    """The page must name the report's hash, which stands in every page that was made from the same result."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"release of {variant}: expected its {kind} at {path}, found none; {again}.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"release of {variant}: expected its {kind} as JSON at {path}, found: {error}; {again}."
-        ) from error
-    if not isinstance(data, dict):
-        raise InputError(f"release of {variant}: expected its {kind} as a JSON object at {path}; {again}.")
-    return data
-
-
-def _contradiction(data: Mapping[str, Any]) -> str | None:
-    """What in a report speaks against its `passed`."""
-    failures = data.get("failures")
-    if failures:
-        return f"failures: {failures[0] if isinstance(failures, list) else failures}"
-    layer = data.get("first_divergent_layer")
-    if layer is not None:
-        return f"first_divergent_layer = {layer}"
-    largest, tolerance = data.get("max_rel"), data.get("tolerance")
-    if isinstance(tolerance, (int, float)) and "max_rel" in data:
-        if not isinstance(largest, (int, float)) or not math.isfinite(largest):
-            return f"max_rel = {largest}"
-        layers = data.get("layers") or []
-        bad = [item for item in layers if isinstance(item, dict) and item.get("ok") is False]
-        if bad:
-            return f"layer {bad[0].get('name')} is not ok"
-        if largest > tolerance and not any("tolerance" in item for item in layers if isinstance(item, dict)):
-            return f"max_rel = {largest} above the tolerance {tolerance}"
-    return None
+        known = page.stat().st_size <= _LARGEST_PAGE and report.sha256.encode() in page.read_bytes()
+    except OSError as error:
+        raise complaint.told("page", f"{page.name} beside the report", error.strerror or "none") from error
+    if not known:
+        raise complaint.told("page", f"{page.name} of this very report ({report.sha256[:16]}...)", "another page")

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from effdet_model.extras import needs
-from porting.official.catalog import FAMILIES, METRICS, CatalogEntry
+from porting.official.catalog import FAMILIES, CatalogEntry
 from porting.version import TOOL, tool_version
-from release.evidence import Evidence
+from release.evidence import Proof
+from verify.evaluation.metrics import METRIC_NAMES
+from verify.evidence.digest import canonical
+from verify.evidence.record import Evidence
 
 with needs("release", "model cards"):
     import jinja2  # noqa: F401 - ModelCard.from_template renders with it
@@ -32,6 +35,8 @@ _METRIC_LABELS = {
     "ARs": "AR small", "ARm": "AR medium", "ARl": "AR large",
 }  # fmt: skip
 
+_INPUT_LABELS = {"image": "picture file", "drawn": "drawn picture", "noise": "seeded noise"}
+
 
 @dataclass(frozen=True)
 class ReleasedFile:
@@ -48,7 +53,8 @@ class ReleasedModel:
 
     Attributes:
         name: e.g. tf_efficientdet_d0. metadata: of the weight file. parameters: trainable values.
-        files: by role: "pth", "metadata", "safetensors", "config", "preprocessing", "diff", "parity".
+        files: by role: "pth", "metadata", "safetensors", "config", "preprocessing", "diff", "parity", "diff_page",
+            "parity_page".
         entry: the catalog's entry where the checkpoint is an official one.
     """
 
@@ -56,8 +62,8 @@ class ReleasedModel:
     metadata: Mapping[str, Any]
     parameters: int
     files: Mapping[str, ReleasedFile]
-    diff: Evidence
-    parity: Evidence
+    diff: Proof
+    parity: Proof
     entry: CatalogEntry | None
     license: str = LICENSE
 
@@ -106,13 +112,15 @@ def model_card(model: ReleasedModel) -> str:
         image_size=config["image_size"],
         source=list(_source_lines(model)),
         diff_verdict=model.diff.verdict,
-        diff=list(_diff_lines(model.diff.data)),
+        diff=[*_diff_lines(model.diff.data), *_record_lines(model.diff.record, config)],
         diff_file=model.files["diff"].name,
+        diff_page=model.files["diff_page"].name,
         parity_verdict=model.parity.verdict,
-        parity=list(_parity_lines(model.parity.data)),
+        parity=[*_parity_lines(model.parity.data), *_record_lines(model.parity.record, config)],
         stages=[_stage(stage) for stage in model.parity.data.get("stages") or []],
         metrics=list(_metric_lines(model.parity.data)),
         parity_file=model.files["parity"].name,
+        parity_page=model.files["parity_page"].name,
         published=list(_published(entry)) if entry else [],
         published_source=entry.source if entry else "",
         published_note=entry.note if entry else "",
@@ -187,15 +195,26 @@ def _diff_lines(diff: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Largest absolute difference", _shown(diff.get("max_abs"))
     yield "Largest relative difference", _shown(diff.get("max_rel"))
     yield "First divergent layer", str(diff.get("first_divergent_layer") or "none")
-    for key, label in (
-        ("tolerance", "Tolerance (relative)"),
-        ("dtype", "Precision"),
-        ("isolate", "Every layer on TensorFlow's own input"),
-        ("image_size", "Image size (height, width)"),
-        ("reference", "Reference"),
-    ):
-        if key in diff:
-            yield label, _shown(diff[key])
+    tensors = diff.get("tensors")
+    if isinstance(tensors, Mapping):
+        yield "Values equal to the bit", f"{tensors.get('equal'):,} of {tensors.get('compared'):,}"
+
+
+def _record_lines(record: Evidence, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the record of a proof says: with what it was made, and of which configuration and inputs."""
+    size, own = ("{} x {}".format(*size) for size in (record.image_size, config["image_size"]))
+    yield "Image size (height x width)", size if size == own else f"{size}; these weights' own is {own}"
+    yield "Precision of PyTorch", record.dtype
+    yield "Held to", _shown(record.rule)
+    kinds = [item.kind for item in record.inputs]
+    yield "Inputs", ", ".join(f"{kinds.count(kind)} x {_INPUT_LABELS[kind]}" for kind in dict.fromkeys(kinds))
+    yield "Reference", f"{record.reference}, {'moving averages' if record.variables == 'ema' else 'raw values'}"
+    yield "Versions", _shown(", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())))
+    if record.hparams:
+        yield "Declared with --hparams", f"`{_shown(canonical(record.hparams))}`"
+    yield "SHA-256 of the configuration", f"`{record.configuration_sha256}`"
+    if record.annotations_sha256:
+        yield "SHA-256 of the annotations", f"`{record.annotations_sha256}`"
 
 
 def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -207,16 +226,15 @@ def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Suppression", f"`{nms.get('name')}`"
     for key, label, factor, unit in (
         ("agreement_ap", "Agreement AP (TensorFlow's detections as the truth)", 100, " %"),
-        ("matched_share", "TensorFlow's boxes found within 0.1 pixel and 1e-4 in score", 100, " %"),
+        ("matched_share", "Boxes of both frameworks with a partner", 100, " %"),
         ("strong_matched_share", "The same for scores of at least 0.05", 100, " %"),
         ("ap_difference", "AP, PyTorch minus TensorFlow", 1, " points"),
     ):
         value = parity.get(key)
         if isinstance(value, (int, float)):
             yield label, f"{factor * value:.6g}{unit}"
-    for key, label in (("semantics", "Anchors and suppression of"), ("image_size", "Image size (height, width)")):
-        if key in parity:
-            yield label, _shown(parity[key])
+    if "semantics" in parity:
+        yield "Anchors and suppression of", _shown(parity["semantics"])
     published = parity.get("published")
     if isinstance(published, Mapping):
         judged = "within" if published.get("passed") else "beyond"
@@ -227,9 +245,9 @@ def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _stage(stage: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name, unit, largest difference alone, tolerance, largest difference from the file on."""
+    """Name, unit, largest difference alone, what is allowed, largest difference from the file on."""
     alone, whole = stage.get("alone") or {}, stage.get("from_file") or {}
-    values = (alone.get("largest"), alone.get("tolerance"), whole.get("largest"))
+    values = (alone.get("largest"), stage.get("allowed"), whole.get("largest"))
     return (str(stage.get("name")), str(stage.get("unit")), *(_shown(value) for value in values))
 
 
@@ -238,7 +256,7 @@ def _metric_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     ours, theirs = parity.get("pytorch"), parity.get("tensorflow")
     if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
         return
-    for name in METRICS:
+    for name in METRIC_NAMES:
         pair = (theirs.get(name), ours.get(name))
         shown = (f"{100 * v:.2f}" if isinstance(v, (int, float)) and v >= 0 else "nothing to measure" for v in pair)
         yield (_METRIC_LABELS[name], *shown)

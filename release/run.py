@@ -2,67 +2,43 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from effdet_model.errors import CheckFailedError, InputError
 from effdet_model.variants import OFFICIAL_VARIANTS, canonical_variant
 from porting.convert import convert
-from porting.files import atomic_write
 from porting.official.cache import cache_state, public_url
 from porting.official.catalog import find
 from porting.official.download import offered
-from porting.official.http import Progress, is_http
-from porting.official.obtain import Obtained, obtain
-from porting.weights.files import file_sha256
-from release.build import Release, ReleaseItem, make_release
-from release.evidence import DIFF, PARITY, read_evidence
-from release.model_card import LICENSE
+from porting.official.http import is_http
+from porting.official.obtain import obtain
+from release.build import Release, ReleaseItem, check_output, make_release
+from release.evidence import Expected, read_proof
+from release.expected import complaint_of, expected_of_file, released_weights
+from release.options import ReleaseOptions
+from release.verification import DetectionParity, LayerDiff, Report, Subject, Verification
+from verify.evidence.reading import read_report
+from verify.evidence.record import Complaint
+
+__all__ = ["ReleaseOptions", "released_variants", "run_release"]
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class ReleaseOptions:
-    """How to make and prove a release.
+class Watch(Protocol):
+    """Shows how far a step is: entered with its label and unit, it gives a callback for (done, in all)."""
 
-    Attributes:
-        checkpoint: a user's own checkpoint, for one variant; None: the official ones.
-        family, mirror, offline: see `porting.official.obtain.obtain`.
-        image_size: (height, width) of diff and parity; the variant's own by default.
-        coco, images, annotations: for parity, see `verify.parity.run.ParityOptions`; none of them:
-            `drawn_images` pictures of shapes, drawn for this.
-        dtype: precision of the diff; "float64" is the proof.
-    """
-
-    checkpoint: str | None = None
-    family: str | None = None
-    mirror: str | None = None
-    offline: bool = False
-    image_size: tuple[int, int] | None = None
-    coco: Path | None = None
-    images: Path | None = None
-    annotations: Path | None = None
-    drawn_images: int = 8
-    dtype: str = "float64"
-    license_name: str = LICENSE
+    def __call__(self, label: str, unit: Literal["", "images", "bytes"] = "") -> AbstractContextManager[Report]: ...
 
 
-class Report(Protocol):
-    """What a verification gives: its verdict, and a JSON file."""
-
-    @property
-    def passed(self) -> bool: ...
-    @property
-    def verdict(self) -> str: ...
-    def write_json(self, path: Path) -> None: ...
-
-
-Verification = Callable[[Obtained, Path, ReleaseOptions], Report]
-"""Called with the checkpoint, the weight file and the options."""
+@contextlib.contextmanager
+def unwatched(label: str, unit: str = "") -> Any:
+    """Shows nothing."""
+    yield lambda done, total: None
 
 
 def released_variants(names: Sequence[str], every: bool, options: ReleaseOptions) -> list[str]:
@@ -97,85 +73,106 @@ def run_release(
     work: str | Path,
     options: ReleaseOptions | None = None,
     *,
-    diff: Verification | None = None,
-    parity: Verification | None = None,
+    verifications: Sequence[Verification] | None = None,
     say: Say = lambda text: None,
-    progress: Progress | None = None,
+    watch: Watch = unwatched,
 ) -> Release:
     """Convert, verify and release variants.
 
-    Weights and reports are kept in `work`/VARIANT. A report is used again where it passed, belongs to the same
-    checkpoint and weights, and was made with the same options; so an interrupted run continues.
+    Weights, reports and their pages are kept in `work`/VARIANT. A proof is used again where its record says what a run
+    would say now, to the byte: files, configuration, inputs, versions and all else; so an interrupted run continues.
 
     Args:
-        diff, parity: how to compare; `layer_diff` and `detection_parity` by default.
-        say: called with each step done. progress: of downloads, called with (bytes there, bytes in all or None).
+        verifications: how to compare; `LayerDiff` and `DetectionParity` by default.
+        say: called with each step done. watch: shows how far a step is.
 
     Raises:
-        CheckFailedError: a verification failed; no release is written then.
-        InputError: a checkpoint is missing or damaged.
+        CheckFailedError: a verification failed, or could not tell; no release is written then, and the report and its
+            page stay in `work`/VARIANT.
+        InputError: a checkpoint is missing or damaged, or something else is not as it must be.
     """
     options = options or ReleaseOptions()
-    steps = ((DIFF, diff or layer_diff), (PARITY, parity or detection_parity))
+    verifications = verifications or (LayerDiff(), DetectionParity())
+    _check_before(Path(output), Path(work), options)
     items = []
     for variant in variants:
-        folder = Path(work) / variant
-        folder.mkdir(parents=True, exist_ok=True)
-        found = obtain(
-            variant, options.checkpoint, family=options.family, mirror=options.mirror, offline=options.offline,
-            progress=progress,
-        )  # fmt: skip
-        weights = folder / f"{variant}.pth"
-        written = convert(
-            found.path, weights, found.variant, overrides=found.overrides, origin=found.origin, named=found.named,
-            overwrite=True,
-        )  # fmt: skip
-        checkpoint_sha256 = written.conversion.metadata["source"]["sha256"]
-        say(f"{variant}: converted")
-        for kind, verification in steps:
-            report = folder / f"{kind}.json"
-            if _reusable(report, kind, variant, weights, checkpoint_sha256, options):
-                say(f"{variant}: {kind} done before")
-                continue
-            result = verification(found, weights, options)
-            result.write_json(report)
-            _write_settings(report, options)
-            say(f"{variant}: {kind}: {result.verdict}")
-            if not result.passed:
-                raise CheckFailedError(
-                    f"{variant}: {kind} failed, so nothing is released: {result.verdict} See {report}; run "
-                    f"`cli.py {kind} --report DIR` for the whole report."
-                )
-        items.append(ReleaseItem(weights, folder / "diff.json", folder / "parity.json"))
+        subject = _converted(variant, Path(work) / variant, options, say, watch)
+        expected = {proof.kind: _proved(proof, subject, say, watch) for proof in verifications}
+        reports = {kind: subject.folder / f"{kind}.json" for kind in ("diff", "parity")}
+        items.append(ReleaseItem(subject.weights.path, **reports, image_size=options.image_size, expected=expected))
     return make_release(items, output, license_name=options.license_name)
 
 
-def layer_diff(found: Obtained, weights: Path, options: ReleaseOptions) -> Report:
-    """The layer-by-layer diff of one model."""
-    from verify.diff.run import DiffOptions, run_diff
+def _check_before(output: Path, work: Path, options: ReleaseOptions) -> None:
+    """Everything that can be refused before the first long step."""
+    from verify.evaluation.metrics import check_evaluator
+    from verify.report import check_report
 
-    settings = DiffOptions(
-        image_size=options.image_size, dtype=options.dtype, overrides=found.overrides,
-        family=found.origin.get("family"), hparams=found.hparams,
-    )  # fmt: skip
-    return run_diff(found.path, weights, found.variant, settings)
+    check_output(output)
+    check_evaluator()
+    check_report(work)
+    options.dataset()
 
 
-def detection_parity(found: Obtained, weights: Path, options: ReleaseOptions) -> Report:
-    """Both frameworks' detections of one model; official weights by the rules of their day."""
-    from demo.drawn_images import draw_dataset
-    from verify.parity.run import ParityOptions, parity
+def _converted(variant: str, folder: Path, options: ReleaseOptions, say: Say, watch: Watch) -> Subject:
+    """The weight file of a variant in its work folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with watch(f"{variant}: downloading", "bytes") as report:
+        found = obtain(
+            variant, options.checkpoint, family=options.family, hparams=options.hparams, mirror=options.mirror,
+            offline=options.offline, progress=report,
+        )  # fmt: skip
+    for note in found.notes:
+        say(f"{variant}: {note}")
+    path = folder / f"{variant}.pth"
+    with watch(f"{variant}: converting") as report:
+        convert(
+            found.path, path, found.variant, overrides=found.overrides, origin=found.origin, named=found.named,
+            moving_average_decay=found.moving_average_decay, overwrite=True, progress=report,
+        )  # fmt: skip
+    say(f"{variant}: converted")
+    return Subject(found, released_weights(path), options, folder)
 
-    images = options.images
-    if images is None and options.coco is None:
-        images = weights.parent / "images"
-        draw_dataset(weights.parent, options.drawn_images)
-    settings = ParityOptions(
-        found.path, weights, found.variant, images=images, annotations=options.annotations, coco=options.coco,
-        image_size=options.image_size, as_published=bool(found.origin), pictures=0,
-        family=found.origin.get("family"), overrides=found.hparams,
-    )  # fmt: skip
-    return parity(settings)
+
+def _proved(proof: Verification, subject: Subject, say: Say, watch: Watch) -> Expected:
+    """Run a proof, unless an earlier one is this very one; what its record must say.
+
+    Raises:
+        CheckFailedError: it did not pass.
+    """
+    variant, size = subject.weights.config.name, subject.options.image_size
+    path = subject.folder / f"{proof.kind}.json"
+    complaint = complaint_of(proof.kind, path, subject.weights, size)
+    of_file = expected_of_file(subject.weights, size)[proof.kind]
+    expected = {**of_file, **proof.expected(subject, _inputs(path, proof.kind, complaint))}
+    if path.exists():
+        try:
+            read_proof(path, proof.kind, expected, complaint)
+            say(f"{variant}: {proof.kind} done before")
+            return expected
+        except InputError as error:
+            reason = str(error).removeprefix(f"{complaint.where}: ").removesuffix(f"; run `{complaint.again}`.")
+            say(f"{variant}: {proof.kind} of an earlier run is not of this one ({reason}); it is made anew")
+    with watch(f"{variant}: {proof.kind}") as report:
+        ended = proof.run(subject, report)
+    say(f"{variant}: {proof.kind}: {ended.verdict}")
+    if ended.outcome != "passed":
+        word = "failed" if ended.outcome == "failed" else "could not tell"
+        raise CheckFailedError(
+            f"{variant}: {proof.kind} {word}, so nothing is released: {ended.verdict} Its page: "
+            f"{path.with_suffix('.html')}, its data: {path}."
+        )
+    expected = {**of_file, **proof.expected(subject, _inputs(path, proof.kind, complaint))}
+    read_proof(path, proof.kind, expected, complaint)
+    return expected
+
+
+def _inputs(path: Path, kind: str, complaint: Complaint) -> int:
+    """How many inputs a report on disk had; 0 where there is none that can be read."""
+    try:
+        return len(read_report(path, kind, complaint).record.inputs)
+    except InputError:
+        return 0
 
 
 def _available(variant: str, options: ReleaseOptions) -> bool:
@@ -187,29 +184,3 @@ def _available(variant: str, options: ReleaseOptions) -> bool:
     if options.mirror is None or cache_state(entry.url).kind == "cached":
         return True
     return False if options.offline and is_http(options.mirror) else offered(entry, options.mirror)
-
-
-def _reusable(
-    report: Path, kind: str, variant: str, weights: Path, checkpoint_sha256: str, options: ReleaseOptions
-) -> bool:
-    try:
-        read_evidence(report, kind, variant, file_sha256(weights), checkpoint_sha256)
-        return json.loads(_settings_path(report).read_text(encoding="utf-8")) == _settings(options)
-    except (InputError, OSError, ValueError):
-        return False
-
-
-def _write_settings(report: Path, options: ReleaseOptions) -> None:
-    with atomic_write(_settings_path(report)) as temporary:
-        temporary.write_text(json.dumps(_settings(options), indent=2) + "\n", encoding="utf-8")
-
-
-def _settings_path(report: Path) -> Path:
-    return report.with_suffix(".settings.json")
-
-
-def _settings(options: ReleaseOptions) -> dict[str, object]:
-    """What a report depends on besides the two files."""
-    kept = ("image_size", "coco", "images", "annotations", "drawn_images", "dtype")
-    values = {key: value for key, value in asdict(options).items() if key in kept}
-    return json.loads(json.dumps(values, default=str))

@@ -1,8 +1,7 @@
 """The released checkpoints: where each lies, what was published of it, and the rules of its day.
 
-The data are in `porting/official/data/checkpoints.csv` (the 35 checkpoints of google/automl) and
-`porting/official/data/pytorch_results.csv` (what rwightman/efficientdet-pytorch published of its ports); each row
-names its source. All metrics are COCO metrics in percent.
+The data are in `porting/official/data/checkpoints.csv` (the 35 checkpoints of google/automl); each row names its
+source. All metrics are COCO metrics in percent.
 """
 
 from __future__ import annotations
@@ -23,10 +22,6 @@ OFFICIAL_PREFIX = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficien
 """Below it lie all released checkpoints; a mirror replaces it and keeps the rest of the path."""
 
 KINDS = ("ckpt", "h5")
-METRICS = (
-    "AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl",
-)
-"""The 12 COCO metrics in the order in which pycocotools prints them."""
 
 
 @dataclass(frozen=True)
@@ -128,30 +123,10 @@ class CatalogEntry:
         return FAMILIES[self.family].nms_profile_of(self.variant)
 
 
-@dataclass(frozen=True)
-class PublishedResult:
-    """One row that rwightman/efficientdet-pytorch published; `metrics`: percent by the names of `METRICS`."""
-
-    model: str
-    table: str
-    dataset: str
-    metrics: Mapping[str, float]
-    official_ap: float | None
-    nms: str
-    url: str | None
-    source: str
-
-
 @functools.cache
 def catalog() -> tuple[CatalogEntry, ...]:
     """All 35 released checkpoints in the order of the data file, each as kind "ckpt"."""
     return tuple(_entry(row) for row in _rows("checkpoints.csv"))
-
-
-@functools.cache
-def published_results() -> tuple[PublishedResult, ...]:
-    """What the author of effdet published of the ported and of own PyTorch weights."""
-    return tuple(_result(row) for row in _rows("pytorch_results.csv"))
 
 
 def find(variant: str, family: str | None = None, kind: str = "ckpt") -> CatalogEntry:
@@ -215,12 +190,3 @@ def _entry(row: Mapping[str, str]) -> CatalogEntry:
         for key, value in row.items()
     }
     return CatalogEntry(**values)
-
-
-def _result(row: Mapping[str, str]) -> PublishedResult:
-    return PublishedResult(
-        model=row["model"], table=row["table"], dataset=row["dataset"],
-        metrics={name: float(row[name]) for name in METRICS if row[name]},
-        official_ap=float(row["official_AP"]) if row["official_AP"] else None,
-        nms=row["nms"], url=row["url"] or None, source=row["source"],
-    )

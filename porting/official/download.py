@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path
 
 from effdet_model.errors import InputError
-from porting.files import file_sha256, locked, sync_folder
+from porting.files import file_sha256, locked, make_folder, sync_folder
 from porting.official.cache import (
     Record,
     Records,
@@ -77,7 +77,7 @@ def fetch(
             f"{public_url(url)}: expected it in the cache ({target}) because of --offline, found nothing; "
             "run once without --offline, or name a local copy with --checkpoint or --mirror."
         )
-    _make_folder(target.parent)
+    make_folder(target.parent, "cache", "name another with EFFDET_PORT_CACHE")
     with locked(target.with_name(f"{target.name}.lock")):
         if target.is_file() and not refresh:
             return _checked(target, records, key)
@@ -228,13 +228,3 @@ def _local_file(url: str) -> Path:
 
 def _path_of(url: str) -> str:
     return urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cache {folder}: expected a folder that can be made, found: {error.strerror}; name another with "
-            "EFFDET_PORT_CACHE."
-        ) from error

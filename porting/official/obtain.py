@@ -34,6 +34,7 @@ class Obtained:
         origin: {"url", "family", "nms_profile"} of a released checkpoint; empty for a user's own.
         notes: what the user should know, in sentences.
         moving_average_decay: of the training, as --hparams say; None where they don't.
+        declared: --hparams for a reader of its own: as given, or the config.yaml that "auto" found.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Obtained:
     hparams: Mapping[str, Any] = field(default_factory=dict)
     moving_average_decay: float | None = None
     named: tuple[str, ...] = ()
+    declared: str | None = None
 
 
 def obtain(
@@ -80,6 +82,7 @@ def obtain(
         if entry and variant not in (AUTO, entry.variant):
             entry = None
     parsed, notes = training_hparams(hparams, checkpoint, official=entry is not None)
+    declared = str(parsed.source) if parsed.source else hparams
     if hparams == HPARAMS_AUTO and variant == AUTO:
         variant = _named_in(parsed)
     if checkpoint is None or is_url:
@@ -90,12 +93,14 @@ def obtain(
         path = Path(checkpoint)
     if entry is None:
         named = (public_url(checkpoint),) if checkpoint is not None and is_url else ()
-        return Obtained(path, variant, parsed.fields, {}, notes, parsed.fields, parsed.moving_average_decay, named)
+        decay = parsed.moving_average_decay
+        return Obtained(path, variant, parsed.fields, {}, notes, parsed.fields, decay, named, declared)
     origin = {"url": entry.url, "family": entry.family, "nms_profile": entry.nms_profile}
     if entry.note:
         notes = (*notes, f"{entry.variant}, {entry.family}: {entry.note}")
     overrides = {**config_overrides(entry), **parsed.fields}
-    return Obtained(path, entry.variant, overrides, origin, notes, parsed.fields, parsed.moving_average_decay)
+    decay = parsed.moving_average_decay
+    return Obtained(path, entry.variant, overrides, origin, notes, parsed.fields, decay, declared=declared)
 
 
 def _named_in(parsed: Hparams) -> str:

@@ -44,6 +44,19 @@ def build_metadata(
             "tensorflow_variables": len(account.consumed),
             "ignored": dict(account.ignored),
         },
+        **usage(config, origin.get("nms_profile")),
+        "notes": list(notes),
+    }
+
+
+def usage(config: EfficientDetConfig, published_profile: str | None) -> dict[str, Any]:
+    """The parts of the metadata that follow from the config: how to use the weights, in one place each.
+
+    Args:
+        published_profile: of suppression, that the published numbers were made with.
+    """
+    fields = config.to_dict()
+    return {
         "preprocessing": {key: fields[key] for key in ("image_size", "mean_rgb", "stddev_rgb", "scale_range")}
         | {"resize": "bilinear, half-pixel, no antialias, aspect kept", "padding": "zeros, bottom and right"},
         "anchors": {
@@ -52,9 +65,8 @@ def build_metadata(
         },
         "nms": {
             "profile": profile_from_config(config).name,
-            "published_profile": origin.get("nms_profile"),
+            "published_profile": published_profile,
             "configs": fields["nms_configs"],
         },
         "classes": {"count": config.num_classes, "ids": "index + 1", "label_map": fields["label_map"]},
-        "notes": list(notes),
     }

@@ -16,10 +16,11 @@ from PIL import Image
 from rich.console import Console
 
 from demo import run as demo_run
-from demo.resources import ANNOTATIONS, ARCHIVE, IMAGE_SIZE, IMAGES, NMS, official_detections, official_metrics
+from demo.resources import ANNOTATIONS, ARCHIVE, IMAGE_SIZE, IMAGES, NMS, official_metrics
 from effdet_model.decoding import decode_image
 from effdet_model.errors import InputError
 from porting.convert import convert
+from tests.demo.official import official_detections
 from verify.evaluation.run import EvaluateOptions, evaluate
 from verify.report.drawing import category_color
 

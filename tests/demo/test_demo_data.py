@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from demo.resources import ANNOTATIONS, ARCHIVE, DATA, IMAGES, NMS, OFFICIAL, category_names, official_detections
+from demo.resources import ANNOTATIONS, ARCHIVE, DATA, IMAGES, NMS, OFFICIAL, category_names
 from porting.checkpoint.sources import open_source
 from porting.inspect.run import inspect_file
 from tests.data.make_demo_checkpoint import averages, rounded_to_bfloat16
+from tests.demo.official import official_detections
 
 
 def test_the_checkpoint_has_the_official_layout_and_the_moving_averages_alone() -> None:

@@ -34,8 +34,9 @@ def test_every_file_that_effdet_names_has_its_anchors(name: str) -> None:
     assert config.num_scales == theirs.num_scales and config.image_size == tuple(theirs.image_size)
 
 
-def test_the_files_of_the_published_results_are_known(repository: Path) -> None:
-    with open(repository / "porting" / "official" / "data" / "pytorch_results.csv", newline="") as file:
+def test_the_files_of_the_published_results_are_known() -> None:
+    """The table holds the results that rwightman/efficientdet-pytorch published of its files."""
+    with open(Path(__file__).with_name("pytorch_results.csv"), newline="") as file:
         names = {row["url"].rsplit("/", 1)[-1] for row in csv.DictReader(file) if row["url"]}
     assert len(names) > 10 and all(released_weights(name) for name in names)
     assert all(re.fullmatch("[0-9a-f]{8}", digits) for digits in RELEASED)

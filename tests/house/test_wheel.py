@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 MODULES = ("cli", "command_line", "hubconf")
-ROOMS = (*MODULES, "demo", "detect", "effdet_model", "export", "mappings", "porting", "release", "verify")
+ROOMS = (*MODULES, "demo", "detect", "effdet_model", "export", "mappings", "porting", "release", "training", "verify")
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,74 +15,13 @@ from effdet_model import InputError, create_model
 from effdet_model.fit import same_bits
 from effdet_model.weights import metadata_path, read_metadata, read_state_dict
 from porting.official.catalog import find
-from porting.weights.files import file_sha256, write_weights
-from release.build import ReleaseItem, check_release, make_release, release_items
-from release.evidence import publishable
+from porting.weights.files import file_sha256
+from release.build import check_release, make_release, release_items
 from release.publish import push_to_hub
 from tests.misbehaving_server import serving
+from tests.release.cases import CHECKPOINT_SHA256, make_item
 from tests.release.fake_hub import hub
-
-CHECKPOINT_SHA256 = "c" * 64
-TWELVE = dict.fromkeys(
-    ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl"), 0.3456
-)
-
-
-def metadata_of(variant: str, official: bool) -> dict[str, Any]:
-    """Metadata as a conversion writes it."""
-    config = create_model(variant).config.to_dict()
-    entry = find(variant)
-    return {
-        "format_version": 1,
-        "tool": {"name": "effdet-port", "version": "0"},
-        "variant": variant,
-        "config": config,
-        "source": {
-            "file": entry.url.rsplit("/", 1)[1] if official else "my.tar.gz",
-            "sha256": CHECKPOINT_SHA256,
-            "dialect": "tf1",
-            "variables": "ema",
-            "url": entry.url if official else None,
-            "family": entry.family if official else None,
-        },
-        "preprocessing": {"image_size": config["image_size"], "mean_rgb": config["mean_rgb"]},
-        "nms": {"profile": "numpy_gaussian"},
-    }
-
-
-def diff_of(variant: str, sha256: str) -> dict[str, Any]:
-    """The fields of a passed diff that a release reads, and some that differ from run to run."""
-    return {
-        "passed": True, "verdict": "Same function: 2 of 2 layers within 1e-09 (float64).", "max_abs": 1e-12,
-        "max_rel": 3.25e-13, "first_divergent_layer": None, "variant": variant, "tolerance": 1e-9,
-        "dtype": "float64", "isolate": False, "image_size": [128, 128], "reference": "tensorflow",
-        "layers": [{"name": n, "max_rel": 3.25e-13, "tolerance": 1e-9, "ok": True} for n in ("stem", "head")],
-        "weights_sha256": sha256, "checkpoint_sha256": CHECKPOINT_SHA256, "source": "/home/me/ckpt.tar.gz",
-        "seconds": {"total": 12.5}, "environment": {"torch": "2.14.1", "hostname": "mine"},
-    }  # fmt: skip
-
-
-def parity_of(variant: str, sha256: str) -> dict[str, Any]:
-    """The fields of a passed parity run that a release reads."""
-    return {
-        "passed": True, "verdict": "Same detections on 4 of 4 images.", "variant": variant, "agreement_ap": 0.9996,
-        "pytorch": {**TWELVE, "APs": -1.0}, "tensorflow": TWELVE, "dataset": "shapes", "failures": [],
-        "images": [{"name": str(number)} for number in range(4)], "nms": {"name": "graph_hard"},
-        "stages": [{"name": "decoding", "unit": "levels", "alone": {"largest": 0.0, "tolerance": 0.0},
-                    "from_file": {"largest": 0.125, "tolerance": 0.0}}],
-        "weights_sha256": sha256, "checkpoint_sha256": CHECKPOINT_SHA256, "images_per_second": 3.5,
-    }  # fmt: skip
-
-
-def make_item(folder: Path, variant: str, suffix: str = ".pth", official: bool = True) -> ReleaseItem:
-    """Random weights of a variant with both reports, in a folder of its own."""
-    folder.mkdir(parents=True)
-    torch.manual_seed(7)
-    weights = folder / f"{variant}{suffix}"
-    sha256 = write_weights(weights, dict(create_model(variant).state_dict()), metadata_of(variant, official))
-    (folder / "diff.json").write_text(json.dumps(diff_of(variant, sha256)))
-    (folder / "parity.json").write_text(json.dumps(parity_of(variant, sha256)))
-    return ReleaseItem(weights, folder / "diff.json", folder / "parity.json")
+from verify.evidence.digest import publishable
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +48,7 @@ def only(folder: Path, pattern: str) -> Path:
 def test_release_has_what_one_uploads(release: Path, work: Path) -> None:
     names = {re.sub(r"-[0-9a-f]{8}\.", "-HASH.", path.name) for path in release.iterdir()}
     each = {"-HASH.pth", "-HASH.json", "-HASH.safetensors", ".config.json", ".preprocessing.json", ".diff.json"}
-    each |= {".parity.json", ".md"}
+    each |= {".parity.json", ".diff.html", ".parity.html", ".md"}
     models = {f"tf_efficientdet_{variant}{end}" for variant in ("d0", "lite0") for end in each}
     assert names == models | {"README.md", "index.json", "LICENSE", "SHA256SUMS"}
     for path in release.glob("*-????????.[ps]*"):
@@ -181,7 +118,11 @@ def test_card_is_valid_and_says_what_it_must(release: Path) -> None:
     for text in (
         find("d0").url, CHECKPOINT_SHA256, "Same function: 2 of 2 layers", "3.25e-13", "Same detections on 4 of 4",
         "the truth) | 99.96 %", "| AP | 34.56 | 34.56 |", "| AP small | 34.56 | nothing to measure |",
-        "| decoding | levels | 0 | 0 | 0.125 |", "| Images | 4 (shapes) |", "`graph_hard`", "google/automl",
+        "| decoding | of 255 | 0 | 1 of 255 | 0.125 |", "| Images | 4 (shapes) |", "`graph_hard`", "google/automl",
+        "(tf_efficientdet_d0.diff.html)", "(tf_efficientdet_d0.parity.html)",
+        "| Image size (height x width) | 512 x 512 |",
+        "| Inputs | 1 x drawn picture, 1 x seeded noise |", "| Inputs | 4 x picture file |", "tensorflow 2.21.0",
+        "| Values equal to the bit | 3,880,067 of 3,880,067 |", "every layer within 1e-09 relative",
         "Apache License 2.0", "Mingxing Tan", "34.3",
         "numpy_gaussian", "moving averages (EMA)", "3,880,067",
     ):  # fmt: skip
@@ -240,79 +181,6 @@ def test_times_and_machine_stay_out(release: Path) -> None:
     for private in ("seconds", "hostname", "/home/me", "per_second"):
         assert private not in text
     assert publishable({"a": [{"time": 1, "b": "/x/y.pth"}], "c": "C:\\x\\y"}) == {"a": [{"b": "y.pth"}], "c": "y"}
-
-
-Change = Callable[[dict[str, Any]], Any]
-
-
-@pytest.mark.parametrize("kind", ["diff", "parity"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda data: data.update(passed=False), "expected a {kind} that passed, found in .*: Same"),
-        (lambda data: data.pop("passed"), "expected a {kind} that passed"),
-        (lambda data: data.update(passed="true"), "expected a {kind} that passed"),
-        (lambda data: data.update(failures=["decoding differs"]), "but failures: decoding differs"),
-        (lambda data: data.update(first_divergent_layer="stem"), "but first_divergent_layer = stem"),
-        (lambda data: data.update(weights_sha256="0" * 64), "of the weight file with SHA-256 [0-9a-f]+, found .* 0"),
-        (lambda data: data.pop("weights_sha256"), "found in .* no weights_sha256"),
-        (lambda data: data.update(checkpoint_sha256="0" * 64), "of the checkpoint with SHA-256 c+, found in .* 0"),
-        (lambda data: data.update(variant="d1"), "expected its {kind}, found in .* that of d1"),
-    ],
-)
-def test_refused_without_a_passed_report_of_this_file(
-    work: Path, tmp_path: Path, kind: str, change: Change, message: str
-) -> None:
-    item = release_items(work)[0]
-    data = json.loads(getattr(item, kind).read_text())
-    change(data)
-    report = tmp_path / f"{kind}.json"
-    report.write_text(json.dumps(data))
-    changed = ReleaseItem(item.weights, **{"diff": item.diff, "parity": item.parity, kind: report})
-    with pytest.raises(InputError, match="release of d0: .*" + message.format(kind=kind)):
-        make_release([changed], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda data: data.update(max_rel=None), "max_rel = None"),
-        (lambda data: data["layers"][1].update(ok=False), "layer head is not ok"),
-        (lambda data: (data.update(max_rel=1.0), data.update(layers=[])), "max_rel = 1.0 above the tolerance"),
-    ],
-)
-def test_refused_when_a_diff_contradicts_itself(work: Path, tmp_path: Path, change: Change, message: str) -> None:
-    item = release_items(work)[0]
-    data = json.loads(item.diff.read_text())
-    change(data)
-    (tmp_path / "diff.json").write_text(json.dumps(data))
-    with pytest.raises(InputError, match=message):
-        make_release([ReleaseItem(item.weights, tmp_path / "diff.json", item.parity)], tmp_path / "out")
-
-
-@pytest.mark.parametrize("kind", ["diff", "parity"])
-def test_refused_when_a_report_is_missing_or_damaged(work: Path, tmp_path: Path, kind: str) -> None:
-    item = release_items(work)[0]
-    report = tmp_path / "report.json"
-    changed = ReleaseItem(item.weights, **{"diff": item.diff, "parity": item.parity, kind: report})
-    with pytest.raises(InputError, match=f"expected its {kind} at .*, found none; run `python cli.py {kind} "):
-        make_release([changed], tmp_path / "out")
-    for text in ("{", "[]"):
-        report.write_text(text)
-        with pytest.raises(InputError, match=f"release of d0: expected its {kind} as"):
-            make_release([changed], tmp_path / "out")
-
-
-def test_refused_when_the_weights_changed(tmp_path: Path) -> None:
-    item = make_item(tmp_path / "lite0", "lite0")
-    with open(item.weights, "ab") as file:
-        file.write(b"\0")
-    with pytest.raises(InputError, match="as its metadata says, found .*; the file was changed after its conversion"):
-        make_release([item], tmp_path / "out")
-    metadata_path(item.weights).unlink()
-    with pytest.raises(InputError, match="expected metadata with variant, config and source"):
-        make_release([item], tmp_path / "out")
 
 
 def test_work_folders(work: Path, tmp_path: Path) -> None:

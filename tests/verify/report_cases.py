@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 
 import numpy as np
+from PIL import Image
 
 from verify.diff.result import Cause, Difference, DiffResult, InputResult, LayerResult, TensorProof
 
@@ -76,3 +78,10 @@ def failing_diff(**options: object) -> DiffResult:
         "Read the edge weights in the order of the node's inputs.",
     )
     return made_up_diff(errors=errors, cause=cause, **options)  # type: ignore[arg-type]
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] RGB as a JPEG file."""
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG")
+    return encoded.getvalue()

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.verify.report_cases import failing_diff, layer_names
+from tests.verify.report_cases import failing_diff, jpeg, layer_names
 from verify.report import write_diff_report, write_report
 from verify.report.blocks import Column, Figure, KeyFigure, Note, Picture, Pictures, Report, Row, Table, Verdict
-from verify.report.figures import Point, bars, error_over_depth, scatter_against
+from verify.report.evaluation_figures import horizontal_bars
+from verify.report.figures import Point, error_over_depth, scatter_against
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -312,16 +313,16 @@ def test_the_same_blocks_make_a_page_of_another_check(browser: Any, tmp_path: Pa
                    rows_of="images"),
             Figure("Scores", scatter_against([0.1, 0.9], [0.1, 0.8], ["a", "b"], "TensorFlow", "PyTorch"),
                    key="scores", alternative="Scores of both."),
-            Figure("Classes", bars({"<cat>": 3, "dog": 4}, "class", "boxes"), key="classes", alternative="Counts."),
+            Figure("Classes", horizontal_bars({"<cat>": 0.3, "dog": 0.4}, "AP"), key="classes", alternative="Counts."),
             Table("Images", columns, rows, key="images", filter_label="Filter images"),
-            Pictures("Largest disagreement", (Picture.from_array(pixels, "TensorFlow", "TF"),) * 4),
+            Pictures("Largest disagreement", (Picture(jpeg(pixels), "TensorFlow", "TF"),) * 4),
         ),
     )
     write_report(report, tmp_path, "parity")
     opened = open_page(browser, tmp_path / "parity.html")
     page = opened.page
     assert page.locator(".plot[data-ready=yes]").count() == 3
-    assert "<cat>" in page.locator("#plot-classes .xaxislayer-above").text_content()
+    assert "<cat>" in page.locator("#plot-classes .yaxislayer-above").text_content()
     page.get_by_label("only failing").check()
     assert len(opened.column("Image", "images")) == sum(i % 7 >= 5 for i in range(50))
     assert opened.column("Stage", "stages") == ["decode", "resize"], "filters touch their own table only"

@@ -11,6 +11,7 @@ import numpy as np
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
+from porting.files import file_sha256
 
 LEAST_LEVEL = 3
 """Rows and columns of a level at which every tap of a 3 x 3 kernel meets values of the map."""
@@ -22,12 +23,13 @@ class DiffInput:
 
     Attributes:
         name: file name, "drawn-SEED" or "noise-SEED". kind: "image", "drawn" or "noise".
-        array: float32 [1, 3, H, W], normalised.
+        array: float32 [1, 3, H, W], normalised. file_sha256: of an image's file, else "".
     """
 
     name: str
     kind: str
     array: np.ndarray
+    file_sha256: str = ""
 
     @property
     def sha256(self) -> str:
@@ -123,4 +125,4 @@ def _image(path: Path, config: EfficientDetConfig) -> DiffInput:
     from effdet_model.preprocessing import preprocess
 
     pixels, _ = preprocess(decode_image(path), config)
-    return DiffInput(path.name, "image", np.asarray(pixels, np.float32)[None])
+    return DiffInput(path.name, "image", np.asarray(pixels, np.float32)[None], file_sha256(path))

@@ -73,7 +73,7 @@ class InputRun:
             name=self.item.name, kind=self.item.kind, sha256=self.item.sha256,
             max_abs=max(difference.max_abs for difference in self.differences.values()),
             max_rel=max(found.max_rel for found in self.differences.values()), worst_layer=worst,
-            first_divergent_layer=self.suspect.name if self.suspect else None,
+            first_divergent_layer=self.suspect.name if self.suspect else None, file_sha256=self.item.file_sha256,
         )
 
     def _observe(self, name: str, out: Tensor) -> Tensor | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verify.evidence.record import Evidence, Verdict
+from verify.evidence.seal import sealed
 from verify.reference.configuration.config_check import ConfigDifference
 
 
@@ -104,7 +106,7 @@ class InputResult:
     Attributes:
         name: file name, or "noise-SEED".
         kind: "image" or "noise".
-        sha256: of the network's input, float32 [1, 3, H, W] in C order.
+        sha256: of the network's input, float32 [1, 3, H, W] in C order. file_sha256: of an image's file, else "".
         max_abs, max_rel: worst over all layers. worst_layer: the one nearest to its tolerance, or furthest beyond.
         first_divergent_layer: first layer beyond its tolerance; None when there is none.
     """
@@ -116,6 +118,7 @@ class InputResult:
     max_rel: float
     worst_layer: str
     first_divergent_layer: str | None
+    file_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,7 @@ class DiffResult:
         tensors: the direct proof of the values; None is no proof.
         reference_config: what the reference was configured with.
         notes: what a reader should know, in sentences.
+        evidence: the record of what this proves; None of a model in memory.
     """
 
     variant: str
@@ -231,6 +235,7 @@ class DiffResult:
     tensors: TensorProof | None = None
     reference_config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    evidence: Evidence | None = None
 
     @property
     def undeclared(self) -> tuple[ConfigDifference, ...]:
@@ -261,6 +266,11 @@ class DiffResult:
     def passed(self) -> bool:
         """Whether configuration, tensors and layers are all proved the same."""
         return self.sound and not self.undecided
+
+    @property
+    def outcome(self) -> Verdict:
+        """The verdict in one word."""
+        return "passed" if self.passed else "inconclusive" if self.inconclusive else "failed"
 
     @property
     def max_abs(self) -> float:
@@ -362,7 +372,7 @@ class DiffResult:
             "config": dict(self.config),
             "reference_config": dict(self.reference_config),
         }
-        return _json_ready(plain)
+        return sealed(_json_ready(plain), self.evidence, self.outcome)
 
     def write_json(self, path: Path) -> None:
         """Write `diff.json`, whole or not at all."""

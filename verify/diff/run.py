@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effdet_model.errors import InputError
+from verify.diff.evidence import diff_evidence
 from verify.diff.import_order import survive_tensorflow
 from verify.diff.options import DEFAULT_TOLERANCES, DiffOptions, checked
 from verify.diff.result import Cause, Difference, DiffResult, InputResult, LayerResult
@@ -62,12 +63,13 @@ def run_diff(
             own = resolve_config(variant, weights, **({} if told else dict(options.overrides)))
             comparison = _Comparison(own, source, reference, options, named=variant is not None)
             with comparison.unless_configured_otherwise():
-                model = create_model(
-                    variant, weights=weights, image_size=options.image_size, **dict(options.overrides)
-                )
+                settings = {**options.overrides, "image_size": comparison.image_size}
+                model = create_model(variant, weights=weights, **settings)
                 comparison.run(model, progress)
             seconds = {**comparison.seconds, "total": time.perf_counter() - started}
-            return _with_files(comparison.result(), source, Path(weights), seconds)
+            result = _with_files(comparison.result(), source, Path(weights), seconds)
+            record = diff_evidence(result, options, read_metadata(weights), comparison.port_config)
+            return dataclasses.replace(result, evidence=record)
 
 
 def diff_model(
@@ -97,6 +99,7 @@ class _Comparison:
     ) -> None:  # fmt: skip
         _check_comparable(config)
         self.config, self.source, self.reference, self.options = config, source, reference, options
+        self.port_config = config
         shapes = {name: info.shape for name, info in source.variables.items()}
         self.official = reference_config(config.name, family=options.family, hparams=options.hparams, shapes=shapes)
         declared = declared_hparams(options.hparams)
@@ -136,7 +139,7 @@ class _Comparison:
         from verify.diff.layers import InputRun
         from verify.diff.tensors import TensorLedger
 
-        options = self.options
+        options, self.port_config = self.options, model.config
         config = model.config.replace(image_size=self.image_size)
         self.notes += check_size(config)
         inputs = make_inputs(config, options.images, options.noise_seeds)
@@ -178,7 +181,7 @@ class _Comparison:
 
     def result(self) -> DiffResult:
         """All of it together."""
-        from verify.diff.environment import environment
+        from verify.environment import environment
 
         options = self.options
         proof = self.ledger.proof(self._read, list(self.source.variables)) if self.ledger else None

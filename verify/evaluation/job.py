@@ -18,7 +18,7 @@ from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, unknown_name
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import metadata_path, read_metadata
-from porting.files import atomic_write
+from porting.files import atomic_write, make_folder
 from porting.version import tool_version
 from porting.weights.files import file_sha256
 from verify.evaluation.coco import CocoDataset, check_categories, load_annotated, load_coco_layout
@@ -28,7 +28,6 @@ from verify.evaluation.options import EvaluateOptions
 from verify.evaluation.options import Progress as Progress
 from verify.evaluation.published import Era, era_of
 from verify.evaluation.ranks import Ranks
-from verify.report import make_folder
 
 WORK_SUFFIX = ".work.jsonl"
 
@@ -140,7 +139,7 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
             _check_no_input(Path(path), options)
             _check_writable(Path(path))
     if options.report is not None and rank.is_first:
-        make_folder(Path(options.report))
+        make_folder(options.report, "report folder")
         _check_writable(Path(options.report) / "evaluate.html")
     if options.metrics is not None and dataset.annotations is None:
         raise InputError(f"--metrics: expected annotations to measure with, found none in {dataset.source}.")

@@ -101,7 +101,7 @@ def era_of(variant: str, metadata: Mapping[str, Any] | None, family: str | None 
 def published_verdict(
     dataset: CocoDataset,
     config: EfficientDetConfig,
-    profile: str | NmsProfile,
+    profile: NmsProfile,
     metadata: Mapping[str, Any] | None,
     era: Era | None,
     ap: float,
@@ -112,7 +112,7 @@ def published_verdict(
     It is judged only for the whole of val2017, with the official configuration, and where no `conditions` are named.
 
     Args:
-        profile: the suppression, best as the whole record. ap: measured, in [0, 1].
+        profile: the suppression. ap: measured, in [0, 1].
         conditions: how else this run differs from one that may be judged, e.g. "mixed precision".
     """
     if not dataset.claims_validation:
@@ -125,11 +125,10 @@ def published_verdict(
     if published is None:
         return None
     wrong = [*_dataset_differences(dataset), *_config_differences(config, origin)]
-    name = profile if isinstance(profile, str) else profile.name
-    if name != origin.profile:
-        wrong.append(f"suppression ({name} instead of {origin.profile})")
-    elif not isinstance(profile, str) and profile != resolve_profile(origin.profile):
-        wrong.append(f"thresholds of the suppression {name}")
+    if profile.name != origin.profile:
+        wrong.append(f"suppression ({profile.name} instead of {origin.profile})")
+    elif profile != resolve_profile(origin.profile):
+        wrong.append(f"thresholds of the suppression {profile.name}")
     if ((metadata or {}).get("source") or {}).get("variables") == "raw":
         wrong.append("variables (raw instead of moving averages)")
     wrong += conditions

@@ -18,7 +18,7 @@ from effdet_model.errors import InputError
 from effdet_model.nms import postprocess
 from porting.files import file_sha256
 from porting.version import TOOL, tool_version
-from verify.diff.environment import environment
+from verify.environment import environment
 from verify.evaluation.coco import CocoDataset, ImageRecord
 from verify.evaluation.findings.analysis import analyse
 from verify.evaluation.findings.examples import examples_of

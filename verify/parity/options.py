@@ -25,7 +25,8 @@ class ParityOptions:
         variables: "ema" or "raw"; "auto": what the weights were made of, as their metadata says.
         limit: only the first so many images. pictures: how many of the worst to draw.
         progress: called with (images done, how many there are).
-        overrides: config fields, e.g. parsed from --hparams: what the user declares of the checkpoint's configuration.
+        overrides: config fields of the port, e.g. parsed from --hparams.
+        hparams: what the user declares of the checkpoint, as --hparams has it; by default `overrides`.
         work: a folder for the work file, which `resume` continues; None: nothing is written.
         threads: of both frameworks together; None: as many as there are cores to use.
         command: how to do it again, for the report.
@@ -48,7 +49,13 @@ class ParityOptions:
     pictures: int = 6
     progress: Progress | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    hparams: str | Mapping[str, Any] | None = None
     work: str | Path | None = None
     resume: bool = False
     threads: int | None = None
     command: str = ""
+
+    @property
+    def declared(self) -> str | Mapping[str, Any]:
+        """What the user says of the checkpoint's configuration and training."""
+        return self.overrides if self.hparams is None else self.hparams

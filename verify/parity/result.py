@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from porting.files import atomic_write
 from verify.evaluation.metrics import CocoMetrics
 from verify.evaluation.published import AP_TOLERANCE, PublishedVerdict
 from verify.evaluation.result import SkippedImage
+from verify.evidence.record import Evidence, Verdict
+from verify.evidence.seal import sealed
 from verify.parity.image import Measure
 from verify.parity.matching import AgreementAP, ImageAgreement
 from verify.parity.rounding import MULTIPLE
@@ -29,9 +31,6 @@ ENOUGH_IMAGES, ENOUGH_STRONG, ENOUGH_WEAK = 2, 10, 100
 """Fewer images than this prove nothing; nor do fewer detections of both sides that are strong (0.05), unless so many
 have a score that the official evaluation counts (0.001)."""
 _LARGEST_FLOAT = 1.7976931348623157e308
-
-Outcome = Literal["passed", "failed", "inconclusive"]
-
 
 @dataclass(frozen=True)
 class StageDifference:
@@ -121,7 +120,7 @@ class ParityResult:
             as in `agreement`. published: None where there is no such number.
         pictures: (image id, PNG file's bytes), TensorFlow left, PyTorch middle, the truth right.
         pairs: float32 [n, 4]: box difference in pixels, score difference, TensorFlow's score, PyTorch's.
-        seconds: time by part. command: how to do it again.
+        seconds: time by part. command: how to do it again. evidence: the record of what this proves.
     """
 
     variant: str
@@ -157,6 +156,7 @@ class ParityResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     image_hashes: Mapping[int, str] = field(default_factory=dict)
     command: str = ""
+    evidence: Evidence | None = None
 
     @property
     def born_in(self) -> str | None:
@@ -268,7 +268,7 @@ class ParityResult:
         return tuple(found)
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Verdict:
         """Whether parity holds, does not, or too little was compared to say."""
         if self.failures:
             return "failed"
@@ -354,7 +354,7 @@ class ParityResult:
             "reference_config": dict(self.reference_config),
             "command": self.command,
         }  # fmt: skip
-        return {key: finite(value) for key, value in plain.items()}
+        return sealed({key: finite(value) for key, value in plain.items()}, self.evidence, self.outcome)
 
     def write_json(self, path: Path) -> None:
         """Write `parity.json`, whole or not at all."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effdet_model.errors import InputError
+from porting.files import make_folder
 from verify.evaluation.coco import (
     CocoDataset,
     ImageRecord,
@@ -26,6 +27,7 @@ from verify.evaluation.coco import (
 )
 from verify.evaluation.metrics import check_evaluator
 from verify.evaluation.published import Era, era_of
+from verify.parity.evidence import parity_evidence
 from verify.parity.image import ImageParity
 from verify.parity.options import ParityOptions
 from verify.parity.result import ParityResult
@@ -33,7 +35,6 @@ from verify.parity.setup import Setup, check_official, prepare
 from verify.parity.store import WORK_FILE, ParityStore
 from verify.parity.summary import summarize
 from verify.reference.process import ReferenceProcess
-from verify.report import make_folder
 
 if TYPE_CHECKING:
     from effdet_model.efficientdet import EfficientDet
@@ -85,9 +86,8 @@ def parity(options: ParityOptions) -> ParityResult:
                 _Run(setup, reference, store).all_images()
                 result = summarize(setup, list(store.images.values()), source.sha256(), reference.versions)
                 store.remove()
-        return dataclasses.replace(
-            result, seconds={**result.seconds, "total": time.perf_counter() - started}
-        )
+        seconds = {**result.seconds, "total": time.perf_counter() - started}
+        return dataclasses.replace(result, seconds=seconds, evidence=parity_evidence(setup, result))
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def _store(setup: Setup, source: Source) -> ParityStore:
     options = setup.options
     path = None
     if options.work is not None:
-        make_folder(Path(options.work))
+        make_folder(options.work, "report folder")
         path = Path(options.work) / WORK_FILE
     settings = setup.settings(source.sha256()) if path is not None else {}
     store = ParityStore(path, settings, options.resume)
@@ -116,17 +116,29 @@ def _store(setup: Setup, source: Source) -> ParityStore:
 
 
 def _dataset(options: ParityOptions) -> CocoDataset:
-    if (options.coco is None) == (options.images is None):
-        raise InputError("dataset: expected either --coco or --images, found both or neither; name one.")
-    if options.coco is not None:
-        dataset = load_coco_layout(options.coco, options.split, options.skip_bad_images)
-    elif options.annotations is not None:
-        assert options.images is not None
-        dataset = load_annotated(options.images, options.annotations, skip_bad=options.skip_bad_images)
-    else:
-        assert options.images is not None
-        dataset = load_folder(options.images)
+    dataset = dataset_of(
+        options.coco, options.images, options.annotations, options.split, options.skip_bad_images
+    )
     return dataset if options.limit is None else dataset.first(options.limit)
+
+
+def dataset_of(
+    coco: str | Path | None, images: str | Path | None, annotations: str | Path | None, split: str = "val2017",
+    skip_bad: bool = False,
+) -> CocoDataset:
+    """The images that --coco, or --images and perhaps --annotations, name.
+
+    Raises:
+        InputError: both or neither are named, or they cannot be used.
+    """
+    if (coco is None) == (images is None):
+        raise InputError("dataset: expected either --coco or --images, found both or neither; name one.")
+    if coco is not None:
+        return load_coco_layout(coco, split, skip_bad)
+    assert images is not None
+    if annotations is not None:
+        return load_annotated(images, annotations, skip_bad=skip_bad)
+    return load_folder(images)
 
 
 def _era(options: ParityOptions, metadata: Mapping[str, Any] | None) -> Era | None:

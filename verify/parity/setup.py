@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,14 @@ import numpy as np
 
 from effdet_model.errors import InputError
 from porting.checkpoint.sources import Kind
+from porting.version import tool_version
 from porting.weights.files import file_sha256
 from verify.evaluation.coco import CocoDataset
 from verify.evaluation.published import Era
 from verify.parity.options import ParityOptions
 from verify.reference.configuration.config_check import ConfigDifference, config_differences
-from verify.reference.configuration.official import reference_config
+from verify.reference.configuration.official import all_hparams, declared_hparams, reference_config
+from verify.reference.configuration.values import KINDS, official_values
 
 if TYPE_CHECKING:
     from effdet_model.efficientdet import EfficientDet
@@ -37,7 +38,7 @@ class Setup:
     Attributes:
         reference_config: of TensorFlow's side, from google/automl's facts and what the user declared.
         differences: of the port's configuration from it.
-        kind: "ema" or "raw": the values of the checkpoint that TensorFlow uses.
+        kind: "ema" or "raw": the values of the checkpoint that TensorFlow uses. notes: why these.
     """
 
     options: ParityOptions
@@ -49,6 +50,7 @@ class Setup:
     reference_config: Mapping[str, Any]
     differences: tuple[ConfigDifference, ...]
     kind: Kind
+    notes: tuple[str, ...]
     weights_sha256: str
     checkpoint_label: str
 
@@ -75,22 +77,35 @@ def prepare(
     Raises:
         InputError: the checkpoint lacks the values that are asked for, or is no EfficientDet.
     """
-    wanted = told = ((metadata or {}).get("source") or {}).get("variables")
-    if options.variables != "auto":
-        wanted = options.variables
-    kind, _ = source.meant(list(source.variables), wanted or "auto")
+    told = ((metadata or {}).get("source") or {}).get("variables")
+    kind, notes = _values(options, source, told)
     port = model.config.to_dict()
     reference = reference_config(
-        options.variant or model.config.name, family=_family(options, metadata, era), hparams=options.overrides,
+        options.variant or model.config.name, family=_family(options, metadata, era), hparams=options.declared,
         shapes={name: variable.shape for name, variable in source.variables.items()},
     )  # fmt: skip
     reference["image_size"] = list(model.config.image_size)
-    found = config_differences(reference, port, tuple(options.overrides))
+    found = config_differences(reference, port, declared_hparams(options.declared))
     kinds = _kinds(source, model, kind, told)
     return Setup(
-        options, dataset, model, profile, metadata, era, reference, (*found, *kinds), kind,
+        options, dataset, model, profile, metadata, era, reference, (*found, *kinds), kind, notes,
         file_sha256(Path(options.weights)), source.label,
     )  # fmt: skip
+
+
+def _values(options: ParityOptions, source: Source, told: str | None) -> tuple[Kind, tuple[str, ...]]:
+    """The values that TensorFlow takes: the user's choice, else what the weights are said to be made of, else its own.
+
+    Where the official code would take others, a note says so.
+    """
+    files = [file.name for file in source.files]
+    official, why = official_values(source.raw_names, files, all_hparams(options.declared))
+    asked = options.variables if options.variables != "auto" else told or official
+    kind, _ = source.meant(list(source.variables), asked)  # type: ignore[arg-type]
+    if kind == official:
+        return kind, ()
+    by = f"--variables {kind}" if options.variables != "auto" else "as the weights' metadata say"
+    return kind, (f"TensorFlow took the {KINDS[kind]}, {by}; by itself it takes the {KINDS[official]}: {why}.",)
 
 
 def _family(options: ParityOptions, metadata: Mapping[str, Any] | None, era: Era | None) -> str | None:
@@ -120,14 +135,6 @@ def _kinds(source: Source, model: EfficientDet, kind: Kind, told: str | None) ->
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.array_equal(one, np.asarray(other, one.dtype)))
-
-
-def tool_version() -> str:
-    """Of this toolkit, as installed; "unknown" in a clone that is not."""
-    try:
-        return version("effdet-port")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def check_official(model: EfficientDet) -> None:

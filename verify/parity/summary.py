@@ -34,7 +34,7 @@ def summarize(
     Args:
         versions: of the reference's process.
     """
-    from verify.diff.environment import environment
+    from verify.environment import environment
 
     dataset, profile, options, config = setup.dataset, setup.profile, setup.options, setup.model.config
     records = {image.id: image for image in dataset.images}
@@ -51,9 +51,11 @@ def summarize(
     agreement = agreement_ap(resolved, mine, *ends, allowed)
     theirs_metrics, my_metrics = _metrics(setup, theirs), _metrics(setup, mine)
     resolved_metrics = _metrics(setup, resolved) if decided else theirs_metrics
+    skipped = _skipped(setup, ordered)
     published = None
     if my_metrics is not None:
-        published = published_verdict(dataset, config, profile.name, setup.metadata, setup.era, my_metrics.ap)
+        conditions = [f"images ({len(skipped)} skipped)"] * bool(skipped)
+        published = published_verdict(dataset, config, profile, setup.metadata, setup.era, my_metrics.ap, conditions)
     return ParityResult(
         variant=config.name,
         config=config.to_dict(),
@@ -78,8 +80,8 @@ def summarize(
         pytorch_metrics=my_metrics,
         resolved_ap=resolved_metrics.ap if resolved_metrics is not None else None,
         published=published,
-        skipped=_skipped(setup, ordered),
-        notes=(*dataset.notes, *_notes(ordered, records)),
+        skipped=skipped,
+        notes=(*setup.notes, *dataset.notes, *_notes(ordered, records)),
         pictures=tuple(
             (item.image_id, side_by_side(records[item.image_id].path, by_id[item.image_id].resolved,
                                          by_id[item.image_id].mine, item, dataset.categories,

@@ -10,7 +10,7 @@ A check describes what it found with the blocks of `verify.report.blocks` and th
         blocks=(
             Table("Stages", columns, rows, key="stages"),
             Figure("Error per image", error_over_depth(points, depth="images"), key="images", alternative="..."),
-            Pictures("Largest disagreement", (Picture.from_array(drawn, "..."),)),
+            Pictures("Largest disagreement", (Picture(encoded, "..."),)),
             Facts("Environment", environment),
         ),
     )
@@ -23,8 +23,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effdet_model.errors import InputError
 from effdet_model.extras import needs
+from porting.files import make_folder
 from verify.report.blocks import Report
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def check_report(folder: Path) -> None:
     import verify.report.html
     import verify.report.markdown  # noqa: F401
 
-    make_folder(folder)
+    make_folder(folder, "report folder")
 
 
 def write_diff_report(result: DiffResult, folder: Path) -> list[Path]:
@@ -59,7 +59,7 @@ def write_diff_report(result: DiffResult, folder: Path) -> list[Path]:
     """
     from verify.report.diff import diff_report
 
-    make_folder(folder)
+    make_folder(folder, "report folder")
     data = folder / "diff.json"
     result.write_json(data)
     return [data, *write_report(diff_report(result), folder, "diff")]
@@ -70,7 +70,7 @@ def write_report(report: Report, folder: Path, stem: str) -> list[Path]:
     from verify.report.html import write_html
     from verify.report.markdown import write_markdown
 
-    make_folder(folder)
+    make_folder(folder, "report folder")
     text, page = folder / f"{stem}.md", folder / f"{stem}.html"
     write_markdown(report, text)
     write_html(report, page)
@@ -89,17 +89,3 @@ def print_diff(result: DiffResult, console: Console) -> None:
     from verify.report.diff import diff_report
 
     print_report(diff_report(result, with_figure=False), console)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a report's folder and its parents.
-
-    Raises:
-        InputError: something else has that name, or it is not allowed.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"report folder {folder}: expected a folder that can be made, found: {error.strerror}; name another."
-        ) from error

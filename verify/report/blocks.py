@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from effdet_model.errors import InputError
 
@@ -236,24 +232,6 @@ class Picture:
     data: bytes
     alternative: str
     caption: str = ""
-
-    @classmethod
-    def from_file(cls, path: Path, alternative: str, caption: str = "") -> Picture:
-        """The file as it is."""
-        return cls(path.read_bytes(), alternative, caption)
-
-    @classmethod
-    def from_array(cls, pixels: np.ndarray, alternative: str, caption: str = "", quality: int = 85) -> Picture:
-        """uint8 [H, W, 3] RGB, encoded as JPEG."""
-        from PIL import Image
-
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise InputError(
-                f"picture: expected uint8 [H, W, 3], found {pixels.dtype} {list(pixels.shape)}; convert it first."
-            )
-        encoded = io.BytesIO()
-        Image.fromarray(pixels).save(encoded, "JPEG", quality=quality)
-        return cls(encoded.getvalue(), alternative, caption)
 
     @property
     def media_type(self) -> str:

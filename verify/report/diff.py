@@ -24,6 +24,7 @@ from verify.report.blocks import (
     duration,
     scientific,
 )
+from verify.report.evidence import evidence_facts
 
 WORST_SHOWN = 12
 _SHORT: frozenset[Medium] = frozenset(("terminal", "markdown"))
@@ -101,6 +102,7 @@ def _blocks(result: DiffResult, with_figure: bool) -> Iterator[Block]:
     yield _layers(result)
     yield _inputs(result)
     yield Facts("What was compared", _compared(result))
+    yield evidence_facts(result)
     yield Facts("Environment", result.environment)
     yield Facts("Model config", result.config, collapsed=True, media=frozenset(("html", "markdown")))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from porting.files import make_folder
 from verify.evaluation.findings.analysis import BACKGROUND, MATCH_IOU, SCORE_EDGES, SIZES, Analysis
 from verify.evaluation.published import AP_TOLERANCE
 from verify.evaluation.result import EvaluationResult
 from verify.evaluation.show import measured_text
-from verify.report import make_folder, write_report
+from verify.report import write_report
 from verify.report.blocks import (
     Block,
     Column,
@@ -75,7 +76,7 @@ def write_evaluation_report(result: EvaluationResult, folder: Path) -> list[Path
     Raises:
         InputError: the folder cannot be made or written to.
     """
-    make_folder(folder)
+    make_folder(folder, "report folder")
     data = folder / "evaluate.json"
     result.write_json(data, with_report=True)
     return [data, *write_report(evaluation_report(result), folder, "evaluate")]

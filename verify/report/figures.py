@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,17 +97,6 @@ def error_over_depth(
     names = [point.name for point in points]
     if first_beyond in names:
         _mark(figure, names.index(first_beyond), points, low, high)
-    return figure
-
-
-def bars(values: Mapping[str, float], x_title: str, y_title: str, color: str = SERIES[0]) -> go.Figure:
-    """One bar for each name."""
-    figure = base_figure(x_title, y_title)
-    figure.add_bar(
-        x=[escape(name) for name in values], y=list(values.values()), marker={"color": color},
-        hovertemplate="%{x}: %{y}<extra></extra>",
-    )
-    figure.update_xaxes(type="category")
     return figure
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from porting.files import make_folder
 from verify.evaluation.metrics import METRIC_NAMES
 from verify.evaluation.published import AP_TOLERANCE
 from verify.parity.matching import worst_first
 from verify.parity.result import AGREEMENT_WANTED, ParityResult, StageDifference
 from verify.parity.rounding import MULTIPLE
 from verify.reference.configuration.config_check import shown
-from verify.report import make_folder, print_report, write_report
+from verify.report import print_report, write_report
 from verify.report.blocks import (
     Block,
     Column,
@@ -29,6 +30,7 @@ from verify.report.blocks import (
     duration,
 )
 from verify.report.diff import short_path
+from verify.report.evidence import evidence_facts
 from verify.report.parity_figures import parity_figures
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def write_parity_report(result: ParityResult, folder: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be made or written to.
     """
-    make_folder(folder)
+    make_folder(folder, "report folder")
     data = folder / "parity.json"
     result.write_json(data)
     return [data, *write_report(parity_report(result), folder, "parity")]
@@ -145,6 +147,7 @@ def _blocks(result: ParityResult, with_figure: bool) -> Iterator[Block]:
     if result.command:
         yield Note("Do it again", result.command)
     yield Facts("What was compared", _compared(result))
+    yield evidence_facts(result)
     yield Facts("Suppression", result.nms)
     yield Facts("Environment", result.environment)
     yield Facts("Model config", result.config, collapsed=True, media=frozenset(("html", "markdown")))

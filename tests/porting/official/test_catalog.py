@@ -13,12 +13,10 @@ from effdet_model.config import ASPECT_RATIO_PAIRS, ASPECT_RATIOS
 from effdet_model.variants import OFFICIAL_VARIANTS
 from porting.official.catalog import (
     FAMILIES,
-    METRICS,
     OFFICIAL_PREFIX,
     catalog,
     config_overrides,
     find,
-    published_results,
 )
 
 
@@ -107,29 +105,3 @@ def test_the_doubtful_number_is_marked() -> None:
     """The official README gave D3's 47.2 to another file than the one listed; no other entry has a note."""
     assert [(e.variant, e.family) for e in catalog() if e.note] == [("d3", "coco")]
     assert "d3_softnms" in (find("d3", "coco").note or "")
-
-
-def test_published_results_have_the_tables_of_the_pytorch_readme() -> None:
-    tables = collections.Counter((row.table, row.dataset) for row in published_results())
-    assert tables == {
-        ("Models", "val2017"): 12, ("Models", "test-dev2017"): 12, ("My Training", "val2017"): 1,
-        ("Ported Tensorflow weights", "val2017"): 9, ("Ported Tensorflow weights", "test-dev2017"): 2,
-    }
-    full = [row for row in published_results() if row.table != "Models"]
-    assert all(tuple(row.metrics) == METRICS for row in full)
-    models = {(row.model, row.dataset): row for row in published_results() if row.table == "Models"}
-    for row in full:
-        short = models[row.model, row.dataset].metrics["AP"]
-        assert abs(short - row.metrics["AP"]) <= 0.051, "the table of models rounds the full table"
-        assert row.metrics["AP50"] > row.metrics["AP75"] > row.metrics["APs"]
-
-
-def test_published_results_equal_the_pytorch_readme(shared: Path) -> None:
-    text = (shared / "facts" / "seed_efficientdet_pytorch_readme.md").read_text()
-    for row in published_results():
-        if row.url:
-            assert f"({row.url})" in text
-        for value in row.metrics.values():
-            fraction = f"{value / 100:.6f}".rstrip("0")
-            shown = f"| {value:.1f} |" if row.table == "Models" else f"= {fraction}"
-            assert shown in text, (row.model, value)

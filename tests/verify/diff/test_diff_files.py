@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_files_end_to_end(files: Files, tmp_path: Path) -> None:
     assert result.environment["reference_tensorflow"] and result.environment["cpu"]
     assert result.environment["seeds"] == "5"
     assert 0 < result.seconds["port"] < result.seconds["total"]
+
+
+@pytest.mark.slow
+def test_hparams_of_the_config_beside_the_checkpoint(files: Files, repository: Path) -> None:
+    """As the official trainer writes it, with the image size and a tuple; for both commands."""
+    settings = {**SMALL, "moving_average_decay": 0.9998}
+    text = "".join(f"{key}: {value}\n" for key, value in settings.items())
+    (files.checkpoint / "config.yaml").write_text(f"name: efficientdet-d0\n{text}image_size: !!python/tuple [64, 64]\n")
+    command = [
+        sys.executable, str(repository / "cli.py"), "diff", "--checkpoint", str(files.checkpoint), "--weights",
+        str(files.weights), "--hparams", "auto", "--noise", "1", "--json",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    finally:
+        (files.checkpoint / "config.yaml").unlink()
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["passed"] and found["variables"] == "ema" and not found["config_differences"]
 
 
 def test_raw_weights_end_to_end(files: Files) -> None:

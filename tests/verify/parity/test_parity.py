@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from demo.drawn_images import draw_dataset
+from demo.resources import ANNOTATIONS, ARCHIVE, IMAGE_SIZE
+from demo.resources import IMAGES as IMAGES_OF_DEMO
 from demo.synthetic import write_synthetic_checkpoint
 from effdet_model.errors import InputError
 from effdet_model.variants import get_config
@@ -157,6 +159,46 @@ def test_bad_images_and_era_true_anchors(options: ParityOptions, folder: Path, t
 def test_wrong_options_are_named(changes: dict[str, Any], message: str, options: ParityOptions) -> None:
     with pytest.raises(InputError, match=message):
         parity(dataclasses.replace(options, **changes))
+
+
+@pytest.mark.slow
+def test_raw_values_and_moving_averages_are_told_apart(options: ParityOptions, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.pth"
+    convert(options.checkpoint, raw, "d0", overrides=OVERRIDES, variables="raw")
+    mine = dataclasses.replace(options, weights=raw, annotations=None, limit=2)
+    as_told = parity(mine)
+    assert as_told.passed and as_told.variables == "raw", as_told.failures
+    assert any("by itself it takes the moving averages" in note for note in as_told.notes)
+
+    asked = parity(dataclasses.replace(mine, variables="ema"))
+    assert not asked.passed and [item.field for item in asked.config_differences] == ["variables"]
+
+    metadata = json.loads(raw.with_suffix(".json").read_text())
+    metadata["source"]["variables"] = "ema"
+    raw.with_suffix(".json").write_text(json.dumps(metadata))
+    falsified = parity(mine)
+    assert not falsified.passed and [item.field for item in falsified.config_differences] == ["variables"]
+    del metadata["source"]["variables"]
+    raw.with_suffix(".json").write_text(json.dumps(metadata))
+    declared = parity(dataclasses.replace(mine, hparams={**OVERRIDES, "moving_average_decay": 0}))
+    assert declared.passed and declared.variables == "raw" and not declared.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, (256, 192)])
+def test_a_trained_model_agrees_at_its_own_size_and_at_another(
+    size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    """Away from the size it was trained at, scores saturate and boxes grow beyond all bounds."""
+    convert(ARCHIVE, tmp_path / "d0.pth", "d0", overrides={"image_size": IMAGE_SIZE})
+    result = parity(
+        ParityOptions(
+            checkpoint=ARCHIVE, weights=tmp_path / "d0.pth", images=IMAGES_OF_DEMO, annotations=ANNOTATIONS,
+            image_size=size, limit=6, pictures=0, overrides={"image_size": IMAGE_SIZE},
+        )
+    )  # fmt: skip
+    assert result.passed, result.failures
+    assert result.agreement.ap >= 0.999 and result.matched_share >= 0.999
 
 
 @pytest.mark.slow

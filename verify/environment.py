@@ -1,4 +1,4 @@
-"""Where and with what a diff ran."""
+"""Where and with what a check ran."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from porting.version import TOOL, tool_version
+
 
 def environment(reference_versions: Mapping[str, str]) -> dict[str, Any]:
     """Versions, processor and threads, as names to text or numbers."""
@@ -16,6 +18,7 @@ def environment(reference_versions: Mapping[str, str]) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "python": platform.python_version(),
+        TOOL: tool_version(),
         "torch": torch.__version__,
         **{package: _version(package) for package in ("timm", "numpy")},
         **{f"reference_{name}": text for name, text in reference_versions.items()},
