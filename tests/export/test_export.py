@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from demo.resources import ANNOTATIONS, ARCHIVE, IMAGE_SIZE, IMAGES, official_detections, official_metrics
+from demo.resources import ANNOTATIONS, ARCHIVE, IMAGE_SIZE, IMAGES, official_metrics
 from effdet_model.decoding import decode_image
 from effdet_model.errors import InputError
 from effdet_model.factory import create_model
@@ -22,6 +22,7 @@ from export.options import ExportOptions, check_options, parse_batch
 from export.run import UNPROVED, export, export_model
 from export.runtimes import load_file
 from porting.convert import convert
+from tests.demo.official import official_detections
 from verify.evaluation.coco import load_annotated
 from verify.evaluation.metrics import coco_metrics
 from verify.parity.matching import match
