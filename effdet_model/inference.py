@@ -30,7 +30,8 @@ class FixedHead(nn.Module):
         super().__init__()
         self.residual = head.residual
         self.depthwise, self.last = nn.ModuleList(), nn.ModuleList()
-        for repeat, conv in enumerate(head.conv_rep):
+        convs: Any = head.conv_rep
+        for repeat, conv in enumerate(convs):
             separable = isinstance(conv, SeparableConv2d)
             self.depthwise.append(fused_conv(conv.conv_dw, sizes[0]) if separable else nn.Identity())
             levels = nn.ModuleList()
@@ -45,8 +46,9 @@ class FixedHead(nn.Module):
     def forward(self, feats: list[Tensor]) -> list[Tensor]:
         """One [N, fpn_num_filters, h, w] per level -> one [N, anchors * outputs, h, w] per level."""
         outputs = []
+        last_convs: Any = self.last
         for place, x in enumerate(feats):
-            for repeat, (depthwise, last) in enumerate(zip(self.depthwise, self.last, strict=True)):
+            for repeat, (depthwise, last) in enumerate(zip(self.depthwise, last_convs, strict=True)):
                 out = last[place](depthwise(x))
                 x = out.add_(x) if self.residual and repeat > 0 else out
             outputs.append(self.predict(x))
@@ -118,6 +120,7 @@ def inference_form(
             f"inference form: expected a model as create_model makes it, found {type(model).__name__}; pass "
             "create_model(...)."
         )
-    size: Any = image_size or model.config.image_size
+    config: Any = model.config
+    size = image_size or config.image_size
     form = InferenceForm(model, (int(size[0]), int(size[1])), extend_kernels)
     return form.to(memory_format=torch.channels_last)

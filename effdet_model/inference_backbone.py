@@ -79,7 +79,7 @@ def _squeeze_excite(part: Any) -> nn.Module:
 
 def _block(block: Any) -> nn.Module | None:
     """A `FusedBlock` in a block's place; None where something of it could not be folded."""
-    names = ("conv_pw", "bn1", "conv_dw", "bn2", "aa", "se", "conv_pwl", "bn3")
+    names: tuple[str, ...] = ("conv_pw", "bn1", "conv_dw", "bn2", "aa", "se", "conv_pwl", "bn3")
     if type(block) is timm_blocks.DepthwiseSeparableConv:
         names = ("conv_dw", "bn1", "aa", "se", "conv_pw", "bn2")
     layers = [getattr(block, name) for name in names]

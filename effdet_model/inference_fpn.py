@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +169,8 @@ class FixedFpn(nn.Module):
         )
         self.cells = nn.ModuleList()
         self.outputs: list[list[int]] = []
-        for number, cell in enumerate(fpn.cell):
+        cells: Any = fpn.cell
+        for number, cell in enumerate(cells):
             nodes = nn.ModuleList()
             for index, node in enumerate(cell.fnode):
                 name = f"fpn.cell.{number}.fnode.{index}.combine.resample"
@@ -189,7 +191,8 @@ class FixedFpn(nn.Module):
         pyramid = list(feats)
         for extra in self.extra:
             pyramid.append(extra(pyramid[-1]))
-        for nodes, outputs in zip(self.cells, self.outputs, strict=True):
+        cells: Any = self.cells
+        for nodes, outputs in zip(cells, self.outputs, strict=True):
             for node in nodes:
                 pyramid.append(node(pyramid))
             pyramid = [pyramid[index] for index in outputs]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tests.house.imports import python_files
 
-PRESENTING = ("cli.py", "command_line.py", "demo/run.py", "mappings/committed.py", "porting/progress.py")
+PRESENTING = ("cli.py", "demo/run.py", "mappings/committed.py", "porting/progress.py")
 """Beside these, files called show.py and the room of reports present what the others have found."""
 
 
 def presents(name: str) -> bool:
     """Whether a file is there to show something."""
-    rooms = ("verify/report/", "tests/", "benchmarks/")
+    rooms = ("command_line/", "verify/report/", "tests/", "benchmarks/")
     return name in PRESENTING or name.endswith("/show.py") or name.startswith(rooms)
 
 

@@ -13,8 +13,11 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-MODULES = ("cli", "command_line", "hubconf")
-ROOMS = (*MODULES, "demo", "detect", "effdet_model", "export", "mappings", "porting", "release", "training", "verify")
+MODULES = ("cli", "hubconf")
+ROOMS = (
+    *MODULES, "command_line", "demo", "detect", "effdet_model", "export", "mappings", "porting", "release", "training",
+    "verify",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,16 @@ def source_options(command: Command) -> Command:
     return command
 
 
+def model_options(weights: Path, variant: str | None, hparams: str | None) -> dict[str, Any]:
+    """Variant and config fields of a weight file, as its metadata or the recogniser say."""
+    from effdet_model.hparams import parse_hparams
+    from porting.recognise.files import weight_settings
+
+    found = weight_settings(weights, variant, parse_hparams(hparams).fields)
+    print_notes(found.notes)
+    return {"variant": found.variant, "overrides": found.overrides}
+
+
 def _note_or_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
     """What was repaired in a file, as a note; other warnings as Python shows them."""
     from effdet_model.errors import InputWarning
