@@ -8,7 +8,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 tables: $(VENV)/.test
 	$(BIN)/python -m mappings.committed

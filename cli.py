@@ -9,7 +9,7 @@ from command_line import porting, proofs, publish, use
 
 COMMANDS = (
     porting.convert, porting.inspect, porting.mapping, porting.variants, proofs.diff, proofs.evaluate, proofs.parity,
-    use.detect, publish.release, publish.demo,
+    use.detect, use.export, publish.release, publish.demo,
 )  # fmt: skip
 
 
