@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from effdet_model.anchors import anchors_from_config
 from effdet_model.decoding import decode_image, rgb_pixels
 from effdet_model.devices import usable_device
+from effdet_model.engines import CurrentEngine
 from effdet_model.errors import InputError
 from effdet_model.labels import category_name, resolve_label_map
 from effdet_model.nms import postprocess
@@ -56,8 +56,9 @@ class Detector:
 
     The caller's model stays as it is. It is looked at anew in every call, so a detector made in training sees the
     weights, device and dtype of the moment; layers in training mode are in eval mode within the call only, which no
-    other thread may use for training meanwhile. float64, float16 and bfloat16 models work; boxes and scores are then
-    computed from their outputs in float32.
+    other thread may use for training meanwhile. What runs is the model's inference form where that was found to give
+    what the model gives, else the model (`engine="exact"`: always the model). float64, float16 and bfloat16 models
+    work; boxes and scores are then computed from their outputs in float32.
 
     Attributes:
         model: what runs: the given one without DataParallel, DistributedDataParallel or an averaging wrapper.
@@ -75,6 +76,7 @@ class Detector:
         device: str | torch.device | None = None,
         label_map: str | Mapping[Any, str] | None = None,
         accurate_dct: bool = False,
+        engine: str | None = None,
     ) -> None:
         """
         Args:
@@ -87,6 +89,7 @@ class Detector:
             device: where to run; if the model is elsewhere, a copy of it as it is now. None: where the model is.
             label_map: names of the categories; None: the configuration's own.
             accurate_dct: decode JPEG files with the exact DCT instead of TensorFlow's default.
+            engine: what runs the network, see `effdet_model.engines.create_engine`; None: its `default_engine`.
 
         Raises:
             InputError: not such a model; a profile, nms_configs, label map or device that is unknown or does not fit;
@@ -108,6 +111,12 @@ class Detector:
         names = config.label_map if label_map is None else label_map
         self.names = resolve_label_map(names, config.num_classes)
         self._anchors = torch.from_numpy(anchors_from_config(config))
+        self._network = CurrentEngine(self.model, engine)
+
+    @property
+    def engine(self) -> str:
+        """What runs the network now, in words."""
+        return self._network.current().describe()
 
     @property
     def device(self) -> torch.device:
@@ -145,8 +154,7 @@ class Detector:
         like = _first_parameter(self.model)
         if self._anchors.device != like.device:
             self._anchors = self._anchors.to(like.device)
-        with _eval_mode(self.model):
-            class_outputs, box_outputs = self.model(torch.stack(inputs).to(like.device, like.dtype))
+        class_outputs, box_outputs = self._network(torch.stack(inputs))
         rows = postprocess(
             self.profile,
             class_outputs,
@@ -186,16 +194,3 @@ def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _first_parameter(model: nn.Module) -> Tensor:
     return next(model.parameters())
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every layer in eval mode; afterwards those that were in training mode are so again."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

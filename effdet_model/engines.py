@@ -1,14 +1,17 @@
 """What runs a model's network: a small protocol, the engines of PyTorch itself, and those that other rooms bring.
 
 An engine takes images and gives what `EfficientDet.forward` gives. Others than PyTorch's are found by the entry points
-of the group `effdet_port.engines`, each a function `(model, *, weights, batch) -> Engine`.
+of the group `effdet_port.engines`, each a function `(model, *, weights, batch) -> Engine`. Before an engine is used, it
+has to give what the model gives in float64, on noise, as nearly as the model itself does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, unknown_name
 from effdet_model.inference import inference_form
 from effdet_model.packed import can_pack, packed
@@ -27,6 +31,8 @@ EXACT = "exact"
 """The model itself, as it is."""
 MAX_AT_ONCE = 4
 """Images that go through the network at the same time; more would wait for Python's global lock."""
+MULTIPLE = 10.0
+"""How many times as far from the float64 model an engine may be as the model itself is."""
 
 Outputs = tuple[list[Tensor], list[Tensor]]
 
@@ -69,11 +75,120 @@ def create_engine(
         InputError: no such engine, its package is missing, or it does not take this model.
     """
     if name in _OWN:
-        return _OWN[name](model, batch)
+        with eval_mode(model):
+            return _OWN[name](model, batch)
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
             return entry.load()(model, weights=weights, batch=batch)
     raise unknown_name("engine", name, engine_names())
+
+
+def default_engine(model: nn.Module) -> str:
+    """`DEFAULT_ENGINE`; `EXACT` for a model without a proved inference form: changed layers, hooks, half precision."""
+    return DEFAULT_ENGINE if _has_form(model) else EXACT
+
+
+def _has_form(model: nn.Module) -> bool:
+    if type(model) is not EfficientDet or not _is_plain(model):
+        return False
+    side = 2 ** max(7, model.config.max_level)
+    try:
+        with torch.inference_mode(), eval_mode(model):
+            return agrees(functools.partial(_run, inference_form(model, image_size=(side, side))), model, (side, side))
+    except Exception:  # whatever was built into the model does not fit: it runs as it is
+        return False
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Float32 or float64 without hooks: who watches a layer wants it to run (those of a backbone stay in the form)."""
+    backbone = set(model.backbone.modules())  # type: ignore[operator, union-attr]
+    watched = any(
+        part._forward_hooks or part._forward_pre_hooks for part in model.modules() if part not in backbone
+    )
+    return next(model.parameters()).dtype in (torch.float32, torch.float64) and not watched
+
+
+def agrees(run: Callable[[Tensor], Outputs], model: nn.Module, image_size: tuple[int, int]) -> bool:
+    """Whether something gives a model's outputs: on noise, no farther from float64 than `MULTIPLE` times the model."""
+    first = next(model.parameters())
+    config: Any = model.config
+    channels = int(dict(config.backbone_args).get("in_chans", 3))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, channels, *image_size, generator=generator).to(first.device, first.dtype)
+    with torch.inference_mode(), eval_mode(model):
+        plain, exact = model(images), copy.deepcopy(model).double()(images.double())
+    found = run(images)
+    for kind in range(2):
+        for mine, own, true in zip(found[kind], plain[kind], exact[kind], strict=True):
+            allowed = MULTIPLE * float((own.double() - true).abs().max()) + 1e-6 * float(true.abs().max())
+            if mine.shape != true.shape or not float((mine.double() - true).abs().max()) <= allowed:
+                return False
+    return True
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every layer in eval mode; afterwards those that were in training mode are so again."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class CurrentEngine:
+    """An engine of a model as it is at each call: made anew when weights, device or dtype have changed.
+
+    Changes are seen by the tensors' version counters and places, and, as `.data` hides from those, by their norms.
+
+    Attributes:
+        model: what it is of.
+    """
+
+    def __init__(self, model: nn.Module, name: str | None = None, batch: int | None = None) -> None:
+        """
+        Args:
+            name: see `create_engine`; None: what `default_engine` says. batch: see `create_engine`.
+
+        Raises:
+            InputError: no such engine, or its package is missing.
+        """
+        if name is not None and name not in engine_names():
+            raise unknown_name("engine", name, engine_names())
+        self.model, self.name, self.batch = model, name, batch
+        self._state: tuple[Any, ...] | None = None
+        self._engine: Engine | None = None
+
+    def current(self) -> Engine:
+        """The engine of the model as it is now."""
+        state = _state_of(self.model)
+        if self._engine is None or state != self._state:
+            self._engine = create_engine(self.name or default_engine(self.model), self.model, batch=self.batch)
+            self._state = state
+        return self._engine
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """See `Engine`; the model's layers are in eval mode meanwhile."""
+        engine = self.current()
+        with eval_mode(self.model):
+            return engine(images)
+
+
+def _state_of(model: nn.Module) -> tuple[Any, ...]:
+    tensors = [*model.parameters(), *model.buffers()]
+    watched = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules())
+    floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    with torch.no_grad():
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(floats)])
+    marks = tuple((tensor.data_ptr(), tensor.dtype, _version(tensor)) for tensor in tensors)
+    return watched, norms.cpu().numpy().tobytes(), marks
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class ExactEngine:
@@ -129,7 +244,7 @@ class TorchEngine:
 
 
 class CompileEngine:
-    """The inference form compiled by torch.compile, weights frozen; compiled anew for each batch size it is made for."""
+    """The inference form compiled by torch.compile, weights frozen; compiled anew for each size of batch."""
 
     name = "compile"
 

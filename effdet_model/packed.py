@@ -53,7 +53,7 @@ def can_pack(module: nn.Module) -> bool:
     """Whether a module's convolutions can be packed: float32 on the CPU, with oneDNN in this torch."""
     first = next(module.parameters())
     has_operators = hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
-    return (
+    return bool(
         first.device.type == "cpu"
         and first.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
