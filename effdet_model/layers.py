@@ -53,9 +53,10 @@ def norm_factory(name: str, kwargs: dict[str, Any], channels: int) -> NormLayer:
     if layer is GroupNorm and channels % groups:
         fitting = [number for number in range(1, channels + 1) if channels % number == 0]
         nearest = min(fitting, key=lambda number: (abs(number - groups), number))
+        default = "" if "num_groups" in kwargs else " (the default)"
         raise InputError(
-            f"norm_layer groupnorm: expected a num_groups that divides the {channels} channels of fpn_num_filters, found "
-            f'{groups}{"" if "num_groups" in kwargs else " (the default)"}; set norm_kwargs={{"num_groups": {nearest}}}.'
+            f"norm_layer groupnorm: expected a num_groups that divides the {channels} channels of fpn_num_filters, "
+            f"found {groups}{default}; set norm_kwargs={{'num_groups': {nearest}}}."
         )
     factory = partial(layer, **kwargs)
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from effdet_model.errors import InputError, InputWarning, shown
@@ -70,7 +71,7 @@ def check_pairing(weights: str | Path, metadata: Mapping[str, Any] | None) -> No
     path = Path(weights)
     if metadata is None or "weights_sha256" not in metadata or path.suffix == ".safetensors":
         return
-    expected, found = str(metadata["weights_sha256"]), _sha256(path)
+    expected, found = str(metadata["weights_sha256"]), file_sha256(path)
     if expected.lower() != found:
         beside = metadata_path(path)
         raise InputError(
@@ -80,7 +81,19 @@ def check_pairing(weights: str | Path, metadata: Mapping[str, Any] | None) -> No
         )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: str | PurePath) -> str:
+    """The SHA-256 of a weight file, as 64 hex digits; not computed again while the file is the same.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = _existing(path)
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256(path: Path, *_state: int) -> str:
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -208,7 +221,7 @@ def _unpickled(path: Path, mapped: bool) -> Any:
         ) from error
 
 
-def _existing(path: str | Path) -> Path:
+def _existing(path: str | PurePath) -> Path:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"weights {path}: expected a .pth or .safetensors file, found none; check the path.")

@@ -147,7 +147,7 @@ def test_norm_layer_that_timm_does_not_have() -> None:
         (
             {"fpn_num_filters": 88, "norm_layer": "groupnorm"},
             r"a num_groups that divides the 88 channels of fpn_num_filters, found 32 \(the default\); set "
-            r'norm_kwargs=\{"num_groups": 22\}',
+            r"norm_kwargs=\{'num_groups': 22\}",
         ),
         ({"norm_layer": "groupnorm", "norm_kwargs": {"num_groups": 7}}, r"found 7; set norm_kwargs=.*: 8\}"),
         ({"norm_layer": "layernorm"}, r"takes norm_kwargs \{\} and features \[N, 64, h, w\], found 'layernorm'"),
