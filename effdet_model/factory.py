@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,6 +115,11 @@ def _check_arguments(variant: str | None, weights: str | Path | None, overrides:
             f"create_model: expected weights=FILE, found pretrained=True; `python cli.py convert --variant {name}` "
             "downloads and converts the official checkpoint, and so does "
             f'torch.hub.load(CLONE, "tf_efficientdet_{name}", source="local", pretrained=True).'
+        )
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise InputError(
+            f"create_model: expected weights as the path of a .pth or .safetensors file, found a "
+            f"{type(weights).__name__}; tensors go into a model with model.load_state_dict(tensors)."
         )
     if variant is None and weights is None:
         raise InputError(

@@ -171,6 +171,14 @@ def test_misspelt_backbones_are_told_before_a_model_is_made() -> None:
     assert get_config("d0", backbone_name="resnet50.a1_in1k").backbone_name == "resnet50.a1_in1k"
 
 
+def test_arguments_of_another_kind_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown variant: 5. Expected one of"):
+        create_model(5)  # type: ignore[arg-type]
+    for weights, kind in (({"a": torch.ones(1)}, "dict"), (True, "bool"), (b"d0.pth", "bytes")):
+        with pytest.raises(InputError, match=f"expected weights as the path of a .* file, found a {kind}; tensors go"):
+            create_model("d0", weights=weights)  # type: ignore[arg-type]
+
+
 def test_bad_fields_are_named() -> None:
     for overrides, message in (
         ({"num_classes": 0}, "num_classes: expected a whole number from 1 to 10000, found 0"),
