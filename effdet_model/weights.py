@@ -43,6 +43,7 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         InputError: the file or its metadata cannot be read.
     """
     path = _existing(path)
+    check_suffix(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -174,11 +175,33 @@ def dtype_name(tensor: Tensor) -> str:
 
 
 def _read(path: Path, mapped: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    check_suffix(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path), ()
     check_archive(path)
     tensors, notes = find_state_dict(_unpickled(path, mapped), f"weights {path}")
     return checked_tensors(tensors, path), notes
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a .safetensors that has another name, and the other way round: the name says where its metadata lie.
+
+    Raises:
+        InputError: name and content are of two kinds.
+    """
+    with open(path, "rb") as file:
+        head = file.read(9)
+    is_safetensors = head[8:9] == b"{" and head[6:8] == b"\0\0"
+    if is_safetensors and path.suffix != ".safetensors":
+        raise InputError(
+            f"{path}: expected a PyTorch state_dict of plain tensors, found a safetensors file; rename it to "
+            f"{path.with_suffix('.safetensors').name}."
+        )
+    if path.suffix == ".safetensors" and head.startswith((b"PK\x03\x04", b"\x80")):
+        raise InputError(
+            f"{path}: expected a safetensors file, found one that torch.save wrote; rename it to "
+            f"{path.with_suffix('.pth').name}."
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -257,7 +280,9 @@ def _checked(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
 def _unreadable(path: Path, expected: str, error: Exception) -> InputError:
     text = _ANSI.sub("", str(error)).strip()
     cause = re.search(r"WeightsUnpickler error: (.*)", text)  # the rest advises to run the file's code
-    reason = (cause[1] if cause else text.split("\n")[0])[:200] or type(error).__name__
+    reason = (cause[1] if cause else text.split("\n")[0])[:200]
+    if not re.search("[a-z]", reason) or reason == type(error).__name__:  # an opcode's number, or nothing
+        reason = "an empty file" if path.stat().st_size == 0 else "another kind of content"
     return InputError(
         f"{path}: expected {expected}, found: {reason}; the file is damaged or of another kind."
     )
