@@ -20,6 +20,7 @@ from effdet_model.decoding import decode_image, rgb_pixels
 from effdet_model.devices import usable_device
 from effdet_model.engines import CurrentEngine
 from effdet_model.errors import InputError
+from effdet_model.field_types import number, whole
 from effdet_model.labels import category_name, resolve_label_map
 from effdet_model.nms import postprocess
 from effdet_model.nms_profiles import NmsProfile, profile_from_config
@@ -95,18 +96,14 @@ class Detector:
             InputError: not such a model; a profile, nms_configs, label map or device that is unknown or does not fit;
                 a batch size below 1, or a threshold outside 0 to 1.
         """
-        if batch_size < 1:
-            raise InputError(f"batch size: expected at least 1, found {batch_size}; give a positive number.")
-        if not 0 <= score_threshold <= 1:
-            raise InputError(f"score_threshold: expected a number from 0 to 1, found {score_threshold}; correct it.")
+        self.batch_size = whole(1, 1 << 20).read(batch_size, "batch_size")
+        self.score_threshold = number(0, 1).read(score_threshold, "score_threshold")
         self.model = _unwrapped(model)
         if device is not None:
             self.model = _on_device(self.model, usable_device(device))
         config: Any = self.model.config
         self.config = config
         self.profile = profile_from_config(config, nms, nms_configs)
-        self.score_threshold = score_threshold
-        self.batch_size = batch_size
         self.accurate_dct = accurate_dct
         names = config.label_map if label_map is None else label_map
         self.names = resolve_label_map(names, config.num_classes)
@@ -131,8 +128,13 @@ class Detector:
         ignores it; a Pillow image that was opened from a JPEG has Pillow's pixels, which differ a little from
         TensorFlow's: give the path for those. Raises InputError, naming the file, for what cannot be read.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
+        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) in (2, 3):
             images = [images]  # type: ignore[list-item]
+        if isinstance(images, (bytes, bytearray)) or not isinstance(images, Iterable):
+            raise InputError(
+                f"images: expected uint8 arrays, Pillow images or paths, one or several, found a "
+                f"{type(images).__name__}; read encoded images with PIL.Image.open."
+            )
         return list(self.stream(images))
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:

@@ -26,7 +26,7 @@ class HeadNet(nn.Module):
         self.levels = tuple(config.levels)
         self.level_first = config.head_bn_level_first
         self.residual = bool(config.survival_prob)
-        norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs))
+        norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs), config.fpn_num_filters)
         conv_layer = SeparableConv2d if config.separable_conv else ConvBnAct2d
         filters, repeats = config.fpn_num_filters, config.box_class_repeats
         self.conv_rep = nn.ModuleList(

@@ -129,8 +129,9 @@ def _checked(image: Any, channels: int) -> npt.NDArray[np.uint8]:
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
         order = " in RGB order" if channels == 3 else ""
+        remedy = "convert it, or pass a path and let decode_image read it" if channels == 3 else "make it an array so"
         raise InputError(
             f"image: expected uint8 [height, width, {channels}]{order}, found {pixels.dtype} {list(pixels.shape)}; "
-            "convert it, or pass a path and let decode_image read it."
+            f"{remedy}."
         )
     return pixels

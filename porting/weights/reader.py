@@ -11,7 +11,7 @@ import torch
 
 from effdet_model.errors import InputError
 from effdet_model.plain_tensors import check_header, check_names
-from effdet_model.weights import METADATA_KEY, parse_metadata, read_metadata, read_weights
+from effdet_model.weights import METADATA_KEY, check_suffix, parse_metadata, read_metadata, read_weights
 from effdet_model.wrappers import model_names
 from porting.files import file_sha256
 
@@ -48,6 +48,7 @@ class WeightFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_suffix(path)
         self.dialect = _dialect(path) or "pth"
         self._safe: Any = None
         self._state: dict[str, torch.Tensor] = {}

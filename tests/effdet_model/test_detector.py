@@ -271,8 +271,21 @@ def test_a_copy_runs_on_the_gpu(model, pictures):
 
 
 def test_wrong_use_is_refused(model, pictures, tmp_path):
-    with pytest.raises(InputError, match="batch size: expected at least 1, found 0"):
-        Detector(model, batch_size=0)
+    for wrong in (0, 1.5, "a", None):
+        with pytest.raises(InputError, match=f"batch_size: expected a whole number from 1 to .*, found {wrong!r}"):
+            Detector(model, batch_size=wrong)
+    for wrong in ("a", None, True, [0.5]):
+        with pytest.raises(InputError, match="score_threshold: expected a number from 0 to 1, found"):
+            Detector(model, score_threshold=wrong)
+    with pytest.raises(InputError, match="nms_configs: expected a mapping with keys such as method"):
+        Detector(model, nms_configs=["method"])
+    with pytest.raises(InputError, match="unknown suppression profile: 5"):
+        Detector(model, 5)
+    for wrong in (None, 5, b"\xff\xd8\xff"):
+        with pytest.raises(InputError, match="images: expected uint8 arrays, Pillow images or paths, one or several"):
+            Detector(model)(wrong)
+    with pytest.raises(InputError, match=r"image: expected uint8 .* found uint8 \[8, 9\]"):
+        Detector(model)(np.zeros((8, 9), np.uint8))
     with pytest.raises(InputError, match="unknown suppression profile: 'soft'"):
         Detector(model, "soft")
     with pytest.raises(InputError, match=r"gone\.png: expected an image file, found no such file"):

@@ -16,6 +16,7 @@ import torch
 from effdet_model.config import EfficientDetConfig
 from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, unknown_name
+from effdet_model.labels import resolve_label_map
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import metadata_path, read_metadata
 from porting.files import atomic_write, make_folder
@@ -132,7 +133,10 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
         overrides=overrides, nms=options.nms or (era.profile if era else None),
     )  # fmt: skip
     model = settings.model
-    dataset = check_categories(dataset, model.config.num_classes, options.skip_bad_images)
+    dataset = check_categories(
+        dataset, model.config.num_classes, options.skip_bad_images,
+        resolve_label_map(model.config.label_map, model.config.num_classes),
+    )
     detections, server_name = _output(options, dataset, model.config)
     for path in (detections, options.metrics):
         if path is not None and rank.is_first:
