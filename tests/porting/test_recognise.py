@@ -265,7 +265,7 @@ def test_the_checkpoint_of_weights_is_named_by_their_metadata(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("efficientnet-lite0/blocks_0/srelu/srelu_beta", r"found act_type srelu, .* \(1 named srelu_beta\); such models"),
+        ("efficientnet-lite0/blocks_0/srelu/srelu_beta", r"act_type srelu, .* \(1 named srelu_beta\); such models"),
         ("srelu_1/srelu_beta", "found act_type srelu, which trains one at every place"),
         ("class_net/class-0-bn-0/gamma", "found min_level 0, where the image itself is the finest level; such models"),
     ],
