@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
@@ -20,7 +21,8 @@ from training.running.judge import Judge
 from training.running.logs import StepLog, open_sinks, write_epochs
 from training.running.memory import save_activations
 from training.running.options import TrainOptions
-from training.running.state import Progressed, read_state, write_state
+from training.running.report import write_training_report
+from training.running.state import Progressed, has_state, read_state, write_state
 from training.step import MicroBatch, NotFinite, StepResult, TrainingStep
 from training.targets import AnchorLabeler
 from verify.evaluation.ranks import Ranks, ranks
@@ -75,7 +77,7 @@ def run(job: Job, rank: Ranks) -> Trained | None:
         job.model, job.recipe, amp=None if options.amp == "off" else options.amp, synchronised=options.synchronised
     )
     progressed = Progressed()
-    if options.resume:
+    if options.resume and has_state(options.output):
         tensors, progressed = read_state(options.output, job.settings)
         step.load_state_dict(tensors)
     if options.compile:
@@ -90,6 +92,8 @@ def run(job: Job, rank: Ranks) -> Trained | None:
         if rank.is_first:
             write_state(options.output, step.state_dict(), progressed, job.settings)
 
+    if not options.resume:
+        save()
     while progressed.epoch < plan.epochs and not progressed.stopped:
         started, done_before = time.monotonic(), progressed.batch
         batches = job.loader.epoch(progressed.epoch, progressed.batch)
@@ -232,7 +236,10 @@ def _finished(job: Job, judge: Judge, files: TrainedFiles, progressed: Progresse
         evaluation = judge.evaluate(files.best_weights(), str(files.best), report=True)
     if not job.rank.is_first:
         return None
-    return Trained(
+    done = Trained(
         job.options.output, progressed.epoch, progressed.step, progressed.history, progressed.best,
         progressed.best_epoch, progressed.stopped, files.written(), evaluation,
     )  # fmt: skip
+    if not job.options.report:
+        return done
+    return dataclasses.replace(done, files=[*done.files, *write_training_report(job, done)])

@@ -27,6 +27,7 @@ from training.running.state import STATE_FILE
 from verify.evaluation.coco import CocoDataset
 from verify.evaluation.metrics import check_evaluator
 from verify.evaluation.ranks import Ranks
+from verify.report import check_report
 
 
 class Batch(Protocol):
@@ -153,7 +154,14 @@ def check_options(options: TrainOptions) -> None:
         raise InputError(f"--patience: expected a number from 1 on, found {options.patience}; correct it.")
     if options.average == 1:
         raise InputError("--average: expected 2 or more to average, or 0 for none, found 1; best.pth is the best one.")
+    if options.resume and not options.output.is_dir():
+        raise InputError(
+            f"--resume: expected the folder of an interrupted training, found none at {options.output}; check the "
+            "name, or leave --resume out to begin anew."
+        )
     make_folder(options.output, "output folder")
+    if options.report:
+        check_report(options.output)
     state = options.output / STATE_FILE
     if state.exists() and not options.resume:
         raise InputError(

@@ -58,18 +58,18 @@ def write_state(
         torch.save({"training": dict(tensors), "plain": text}, file)
 
 
+def has_state(folder: Path) -> bool:
+    """Whether a training in a folder got as far as to write its state."""
+    return (folder / STATE_FILE).is_file()
+
+
 def read_state(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Progressed]:
     """Tensors and progress of an interrupted training.
 
     Raises:
-        InputError: there is none, it is damaged, or it was made with other settings; the message names them.
+        InputError: it is damaged, or it was made with other settings; the message names them.
     """
     path = folder / STATE_FILE
-    if not path.is_file():
-        raise InputError(
-            f"--resume: expected {path}, which a training writes after its first epoch, found none; leave --resume out "
-            "to begin anew."
-        )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         plain = parse_json(loaded["plain"], str(path))
