@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effdet_model.config import EfficientDetConfig
-from training.augmentation import google
+from training.augmentation import effdet, google
 from training.augmentation.scene import Prepared, Scene
 from training.augmentation.settings import AugmentationSettings
 
@@ -29,8 +29,8 @@ def augment(
     """
     del another
     flip = settings.hflip > 0 and bool(random.random(dtype=np.float32) > 1 - settings.hflip)
-    prepared = _google(scene, config, settings, random, flip)
-    return _bounded(prepared, settings)
+    place = _google if settings.style == "google" else _effdet
+    return _bounded(place(scene, config, settings, random, flip), settings)
 
 
 def _google(
@@ -44,11 +44,31 @@ def _google(
         draws = random.random(3, dtype=np.float32)
         factor = draws[0] * (high - low) + low
         placement = google.random_placement(size, config.image_size, factor, draws[1], draws[2])
-    return google.place(scene, config, flip, placement, _fill(config, settings))
+    return google.place(scene, config, flip, placement, _normalized_fill(config, settings))
 
 
-def _fill(config: EfficientDetConfig, settings: AugmentationSettings) -> npt.NDArray[np.float32] | None:
-    """The normalised fill colour [3, 1, 1]; None for the mean."""
+def _effdet(
+    scene: Scene, config: EfficientDetConfig, settings: AugmentationSettings, random: np.random.Generator, flip: bool
+) -> Prepared:
+    size = scene.pixels.shape[0], scene.pixels.shape[1]
+    color = fill_color(config, settings)
+    if settings.resizes_only:
+        return effdet.place(scene, config, flip, effdet.plain_resize(size, config.image_size), fill=color)
+    factor = settings.jitter_min + (settings.jitter_max - settings.jitter_min) * random.random()
+    resize = effdet.random_resize(size, config.image_size, factor, random.random(), random.random())
+    interpolation = effdet.INTERPOLATIONS[int(random.integers(2))]
+    return effdet.place(scene, config, flip, resize, interpolation, color)
+
+
+def fill_color(config: EfficientDetConfig, settings: AugmentationSettings) -> tuple[int, int, int]:
+    """RGB of what no picture covers, as 8-bit numbers."""
+    given: Any = config.mean_rgb if settings.fill_color == "mean" else settings.fill_color
+    red, green, blue = (min(255, max(0, round(float(value)))) for value in np.broadcast_to(given, (3,)))
+    return red, green, blue
+
+
+def _normalized_fill(config: EfficientDetConfig, settings: AugmentationSettings) -> npt.NDArray[np.float32] | None:
+    """The normalised fill colour [3, 1, 1]; None for the mean, which is 0."""
     if settings.fill_color == "mean":
         return None
     color: Any = np.asarray(settings.fill_color, np.float32)

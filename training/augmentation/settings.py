@@ -19,7 +19,7 @@ USES = ("skip", "ignore", "train")
 class AugmentationSettings:
     """How pictures and boxes become the model's input during training. Types and ranges: `FIELDS`.
 
-    The order is: crowds, mosaic, grid mask, autoaugment, colour, horizontal flip, random scale and crop, random erasing.
+    The order is: crowds, mosaic, grid mask, autoaugment, colour, horizontal flip, random scale and crop, erasing.
 
     Attributes:
         style: "google": normalise, resize without antialiasing, scaled sizes truncated, boxes clipped to the input

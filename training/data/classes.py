@@ -59,7 +59,8 @@ def numbered_like(
         InputError: a category that boxes use is not among them.
     """
     by_name = {name.strip().lower(): class_id for class_id, name in like.label_map.items()}
-    classes = {id_: by_name[name.strip().lower()] for id_, name in categories.items() if name.strip().lower() in by_name}
+    found = {id_: by_name.get(name.strip().lower()) for id_, name in categories.items()}
+    classes = {id_: class_id for id_, class_id in found.items() if class_id is not None}
     strange = [id_ for id_ in sorted(used) if id_ not in classes]
     if strange:
         named = ", ".join(f"{id_} ({categories.get(id_, 'unnamed')[:40]})" for id_ in strange[:5])
