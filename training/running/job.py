@@ -223,12 +223,12 @@ def prepare(options: TrainOptions, rank: Ranks) -> Job:
 
 
 def _micro_batch(batch_size: int, options: TrainOptions, rank: Ranks) -> int:
-    """Images of all processes that go through the network at once."""
-    parts = options.accumulate
-    if batch_size % parts or batch_size // parts < rank.world:
+    """Images of one process that go through the network at once."""
+    parts = options.accumulate * rank.world
+    if batch_size % parts:
         raise InputError(
-            f"--batch-size: expected a multiple of --accumulate {parts} with at least one image for each of "
-            f"{rank.world} processes, found {batch_size}; choose another."
+            f"--batch-size: expected a multiple of {parts} ({rank.world} processes, --accumulate "
+            f"{options.accumulate}), found {batch_size}; choose another."
         )
     return batch_size // parts
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError, unknown_name
@@ -32,15 +30,14 @@ def open_data(options: TrainOptions) -> Data:
     if len(training) == 0:
         raise InputError("dataset: expected at least one image to train on, found none; check the annotations.")
     source = validation_source(options)
-    validation = open_dataset(source) if source is not None else None
-    notes = [f"{len(training)} images to train on, {len(training.label_map)} classes."]
+    validation = open_dataset(source, like=training) if source is not None else None
+    notes = [*training.notes, f"{len(training)} images to train on, {len(training.label_map)} classes."]
     judged = None
     if validation is None:
         notes.append("No validation images: nothing is judged, best.pth is last.pth; --val-images names some.")
     else:
-        _check_classes(training.label_map, validation.label_map)
         judged = coco_dataset(validation)
-        notes.append(f"{len(validation)} images to judge by.")
+        notes += [*validation.notes, f"{len(validation)} images to judge by."]
     parts = {"training": training.coco_annotations(), "validation": judged.annotations if judged else None}
     return Data(
         len(training), dict(training.label_map), fingerprint(parts), judged, tuple(notes), dataset=training
@@ -74,7 +71,8 @@ def training_source(options: TrainOptions) -> DataSource:
 def validation_source(options: TrainOptions) -> DataSource | None:
     """Where the validation images are; None where there are none."""
     if options.val_images is None and options.val_annotations is None:
-        if options.coco is None or not _has_split(options.coco, options.val_split):
+        asked = options.val_split != TrainOptions.val_split
+        if options.coco is None or not (asked or _has_split(options.coco, options.val_split)):
             return None
         return DataSource(coco=options.coco, split=options.val_split, format=options.data_format)
     if options.val_annotations is None and options.images is not None and options.annotations is not None:
@@ -87,32 +85,14 @@ def validation_source(options: TrainOptions) -> DataSource | None:
 def coco_dataset(dataset: DetectionDataset) -> CocoDataset:
     """A dataset as the evaluation has its own; class ids are category ids."""
     described = dataset.coco_annotations()
-    paths = {int(image["id"]): _path(dataset, image) for image in described["images"]}
     images = tuple(
-        ImageRecord(int(image["id"]), paths[int(image["id"])], _size(image)) for image in described["images"]
+        ImageRecord(int(image["id"]), Path(image["file_name"]), (int(image["height"]), int(image["width"])))
+        for image in described["images"]
     )
     categories = {int(one["id"]): str(one["name"]) for one in described["categories"]}
     return CocoDataset(images, categories, tuple(described["annotations"]))
 
 
-def _path(dataset: DetectionDataset, image: Mapping[str, Any]) -> Path:
-    return Path(image["file_name"])
-
-
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    return (int(height), int(width)) if height and width else None
-
-
 def _has_split(coco: Path, split: str) -> bool:
     return any((Path(coco) / "annotations").glob(f"*{split}.json"))
 
-
-def _check_classes(training: Mapping[int, str], validation: Mapping[int, str]) -> None:
-    strange = {id_: name for id_, name in validation.items() if training.get(id_) != name}
-    if strange:
-        told = ", ".join(f"{id_} {name}" for id_, name in list(strange.items())[:5])
-        raise InputError(
-            f"validation data: expected the classes of the training data, found others ({told}); give both the same "
-            "ids and names."
-        )
