@@ -36,7 +36,10 @@ def test_an_epoch_has_every_picture_once_and_another_epoch_another_order(tmp_pat
     assert sorted(ids[0]) == sorted(ids[1]) == list(range(1, 8)) and ids[0] != ids[1]
     assert [len(batch.images) for batch in epochs[0]] == [2, 2, 2, 1]
     assert [batch.global_images for batch in epochs[0]] == [2, 2, 2, 1] and batches.steps_per_epoch == 4
-    by_id = [{id_: image for batch in epoch for id_, image in zip(batch.image_ids, batch.images)} for epoch in epochs]
+    by_id = [
+        {id_: image for batch in epoch for id_, image in zip(batch.image_ids, batch.images, strict=True)}
+        for epoch in epochs
+    ]
     assert not any(torch.equal(by_id[0][id_], by_id[1][id_]) for id_ in ids[0]), "augmented the same in two epochs"
 
 
