@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
+from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from training.augmentation.scene import Pixels
@@ -24,14 +23,14 @@ def color_jitter(pixels: Pixels, strength: float, random: np.random.Generator) -
     Args:
         strength: from 0 to 1: factors lie from 1 - strength to 1 + strength, the hue turns by at most a tenth of it.
     """
-    changes: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    changes: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
         functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation,
     )  # fmt: skip
     amounts = random.uniform(-strength, strength, 4)
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     for number in random.permutation(4):
         if number < 3:
             image = changes[number](image, 1.0 + float(amounts[number]))
         else:
             image = functional.adjust_hue(image, float(amounts[number]) * _HUE)
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return np.array(image)
