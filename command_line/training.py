@@ -55,6 +55,8 @@ from command_line import PATH, command_text, json_option, print_json
               help="Write the mean of the K best epochs as average.pth.")
 @click.option("--save-every", type=click.IntRange(0), default=0, show_default=True, metavar="STEPS",
               help="Save the state for --resume within epochs too.")
+@click.option("--check", is_flag=True, help="Look at the data only: what is wrong with it, or looks so.")
+@click.option("--examine/--no-examine", default=True, show_default=True, help="Look at the data before the first step.")
 @click.option("--resume", is_flag=True, help="Go on with the training in --output.")
 @click.option("--tensorboard", is_flag=True, help="Log to OUTPUT/tensorboard too.")
 @click.option("--wandb", is_flag=True, help="Log to Weights & Biases too.")
@@ -63,7 +65,7 @@ from command_line import PATH, command_text, json_option, print_json
 def train(
     pairs: tuple[str, ...], epochs: int | None, batch_size: str | None, learning_rate: float | None,
     freeze: str | None, freeze_statistics: bool, seed: int | None, hparams: str | None, tensorboard: bool,
-    wandb: bool, report: bool, as_json: bool, **how: Any,
+    wandb: bool, check: bool, report: bool, as_json: bool, **how: Any,
 ) -> None:
     """Train or fine-tune a model; under torchrun with several processes.
 
@@ -73,6 +75,7 @@ def train(
     from effdet_model.hparams import parse_hparams
     from porting.progress import progress
     from training.loop import train as run
+    from training.running.checkup import check_data
     from training.running.options import TrainOptions
     from training.running.settings import parse_batch_size, parse_settings
     from training.running.show import trained_json, trained_summary
@@ -89,13 +92,14 @@ def train(
             extra_logs=logs, progress=shown, say=lambda text: click.echo(text, err=as_json), report=report,
             command=command_text(), **how,
         )  # fmt: skip
-        done = run(options)
-    if done is None:
-        return
-    if as_json:
-        print_json(trained_json(done))
-    else:
-        click.echo(trained_summary(done))
+        found, files = check_data(options) if check else (None, [])
+        done = run(options) if not check else None
+    if found is not None:
+        lines = [*found.lines(), *map(str, files)]
+        print_json(found.to_dict()) if as_json else click.echo("\n".join(lines))
+        found.refuse()
+    elif done is not None:  # under torchrun the first process speaks
+        print_json(trained_json(done)) if as_json else click.echo(trained_summary(done))
 
 
 @click.command()

@@ -67,6 +67,7 @@ class Data:
     validation: CocoDataset | None
     notes: tuple[str, ...] = ()
     dataset: Any = None
+    validation_dataset: Any = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ def prepare(options: TrainOptions, rank: Ranks) -> Job:
     Raises:
         InputError: an option, the weights or the data is not as it must be.
     """
+    from training.running.checkup import usable_data
     from training.running.sources import open_data, open_loader
 
     check_options(options)
@@ -204,6 +206,8 @@ def prepare(options: TrainOptions, rank: Ranks) -> Job:
     chosen, notes = chosen_recipe(options, data.images)
     start = starting_model(options, chosen, data.label_map)
     profile_from_config(start.model.config, options.nms)
+    if options.examine:
+        data = usable_data(options, data, start.model.config, rank)
     if options.batch_size == "auto":
         from training.running.batch_size import largest_batch
 

@@ -40,7 +40,7 @@ def open_data(options: TrainOptions) -> Data:
         notes += [*validation.notes, f"{len(validation)} images to judge by."]
     parts = {"training": training.coco_annotations(), "validation": judged.annotations if judged else None}
     return Data(
-        len(training), dict(training.label_map), fingerprint(parts), judged, tuple(notes), dataset=training
+        len(training), dict(training.label_map), fingerprint(parts), judged, tuple(notes), training, validation
     )
 
 
