@@ -18,8 +18,8 @@ from effdet_model.inference import InferenceForm
 Outputs = tuple[list[Tensor], list[Tensor]]
 ONE_OF_EACH = (
     "d7x", "lite3", "efficientdet_d1", "efficientdet_q0", "efficientdet_w0", "efficientdet_es",
-    "efficientdet_lite0", "efficientdetv2_dt", "cspresdet50", "cspresdext50pan", "cspdarkdet53", "mixdet_m", "mobiledetv2_110d",
-    "mobiledetv3_large",
+    "efficientdet_lite0", "efficientdetv2_dt", "cspresdet50", "cspresdext50pan", "cspdarkdet53", "mixdet_m",
+    "mobiledetv2_110d", "mobiledetv3_large",
 )  # fmt: skip
 """Variants beside the fast tests' that are built in another way; the rest of them are only larger."""
 SMALL = (66, 97)
