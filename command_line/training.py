@@ -111,7 +111,7 @@ def train(
 def clean(weights: Path, output: Path | None, variant: str | None, hparams: str | None, as_json: bool) -> None:
     """Make of a trainer's file a weight file to publish: the model's tensors alone, named by their hash."""
     from effdet_model.hparams import parse_hparams
-    from training.running.clean import clean_weights
+    from training.records.clean import clean_weights
 
     written = clean_weights(weights, output, variant, parse_hparams(hparams).fields)
     if as_json:

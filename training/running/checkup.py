@@ -8,7 +8,7 @@ from pathlib import Path
 from effdet_model.config import EfficientDetConfig
 from training.data.doctor import DataReport, examine
 from training.recipes import recipe
-from training.running.job import Data
+from training.running.data import Data
 from training.running.options import TrainOptions
 from training.running.sources import open_data
 from training.running.starting_weights import starting_model

@@ -10,7 +10,7 @@ from training.augmentation.settings import AugmentationSettings
 from training.data import DataSource, DetectionDataset, open_dataset
 from training.data.loading import TrainingLoader
 from training.recipes import Recipe
-from training.running.job import Data, fingerprint
+from training.running.data import Data, fingerprint
 from training.running.options import TrainOptions
 from verify.evaluation.coco import CocoDataset, ImageRecord
 from verify.evaluation.ranks import Ranks

@@ -20,8 +20,8 @@ from effdet_model.weights import read_metadata
 from porting.weights.files import write_weights
 from tests.training.loop.cases import TINY, TINY_HPARAMS, run_cli, tiny_model
 from training.loop import train
-from training.running.average import averaged
-from training.running.clean import clean_weights
+from training.records.average import averaged
+from training.records.clean import clean_weights
 from training.running.options import TrainOptions
 
 

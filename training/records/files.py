@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from effdet_model.weights import metadata_path, read_state_dict
-from training.running.hparams_file import write_hparams
+from training.records.hparams import write_hparams
+from training.records.state import Progressed, write_trained
 from training.running.job import Job
-from training.running.state import Progressed, write_trained
 
 BEST, LAST, AVERAGE, KEPT_FOLDER = "best.pth", "last.pth", "average.pth", "kept"
 
