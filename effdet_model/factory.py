@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from effdet_model.config import EfficientDetConfig, parse_image_size
-from effdet_model.efficientdet import CLASS_PREDICT, EfficientDet
+from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, InputWarning
+from effdet_model.initial_weights import CLASS_PREDICT
 from effdet_model.released_weights import assumed_anchors, named_as_released, released_weights
 from effdet_model.variants import canonical_variant, get_config
 from effdet_model.weights import check_pairing, load_into, read_metadata, read_state_dict

@@ -131,6 +131,25 @@ class SeparableConv2d(nn.Module):
         return self.act(x) if self.act is not None else x
 
 
+class DropConnect(nn.Module):
+    """In training, images at random whose residual branch is left out, and the others made larger in turn.
+
+    Attributes:
+        survival_prob: the share that is kept; 1 keeps all.
+    """
+
+    def __init__(self, survival_prob: float) -> None:
+        super().__init__()
+        self.survival_prob = survival_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] -> the same shape."""
+        if not self.training or self.survival_prob >= 1.0:
+            return x
+        kept = torch.empty([x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device).bernoulli_(self.survival_prob)
+        return x / self.survival_prob * kept
+
+
 def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor:
     """Pool [N, C, h, w] down to about `size` with stride s = (h - 1) // size + 1 and window s + 1 (google/automl).
 

@@ -104,7 +104,11 @@ class MovingNormalizer:
 
     def __call__(self, targets: Sequence[Targets]) -> float:
         """The average after this batch."""
-        self.value -= (self.value - positives_normalizer(targets)) * (1 - self.momentum)
+        return self.update(positives_normalizer(targets))
+
+    def update(self, normalizer: float) -> float:
+        """The average after a batch of so many positives + 1."""
+        self.value -= (self.value - normalizer) * (1 - self.momentum)
         return self.value
 
 
