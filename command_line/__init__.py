@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import signal
@@ -62,6 +63,21 @@ def source_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def engine_options(command: Command) -> Command:
+    """--engine and --exact: what runs the network; the command is given `engine`."""
+
+    @click.option("--engine", metavar="ENGINE", help="What runs the network: torch (the default: batch norms folded), "
+                  "exact, compile, onnxruntime or openvino.")
+    @click.option("--exact", is_flag=True, help="The same as --engine exact: the model as it is.")
+    @functools.wraps(command)
+    def run(*arguments: Any, engine: str | None, exact: bool, **options: Any) -> Any:
+        if exact and engine not in (None, "exact"):
+            raise click.UsageError(f"--exact is --engine exact, found --engine {engine}; leave one of them out.")
+        return command(*arguments, engine="exact" if exact else engine, **options)
+
+    return run
 
 
 def model_options(weights: Path, variant: str | None, hparams: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from command_line import EXIT_CHECK_FAILED, PATH, json_option, model_options, print_json
+from command_line import EXIT_CHECK_FAILED, PATH, engine_options, json_option, model_options, print_json
 
 
 @click.command()
@@ -23,6 +23,7 @@ from command_line import EXIT_CHECK_FAILED, PATH, json_option, model_options, pr
 @click.option("--min-score", type=float, default=0.05, show_default=True, help="Of what detections.json lists.")
 @click.option("--max-detections", type=click.IntRange(1), help="Per image.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@engine_options
 @click.option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
 @click.option("--label-map", help="coco, voc, waymo, or a YAML file of id: name.")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out and list what cannot be read.")

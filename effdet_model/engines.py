@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, unknown_name
-from effdet_model.inference import inference_form
+from effdet_model.inference import InferenceForm, inference_form
 from effdet_model.packed import can_pack, packed
 
 ENTRY_POINTS = "effdet_port.engines"
@@ -62,7 +62,12 @@ def engine_names() -> list[str]:
 
 
 def create_engine(
-    name: str, model: nn.Module, *, weights: str | Path | None = None, batch: int | None = None
+    name: str,
+    model: nn.Module,
+    *,
+    weights: str | Path | None = None,
+    batch: int | None = None,
+    channels_last: bool | None = None,
 ) -> Engine:
     """An engine for a model as it is now, in eval mode, at its config's image size.
 
@@ -70,13 +75,14 @@ def create_engine(
         name: one of `engine_names()`. model: as `create_model` makes it, on its device.
         weights: the file that the model's weights are from; what an engine keeps for another day is bound to it.
         batch: images in a call, where it is known; fewer are always taken.
+        channels_last: NHWC memory format of PyTorch's engines; None: on the CPU.
 
     Raises:
         InputError: no such engine, its package is missing, or it does not take this model.
     """
     if name in _OWN:
         with eval_mode(model):
-            return _OWN[name](model, batch)
+            return _OWN[name](model, batch, channels_last)
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
             return entry.load()(model, weights=weights, batch=batch)
@@ -101,7 +107,7 @@ def _has_form(model: nn.Module) -> bool:
 
 def _is_plain(model: nn.Module) -> bool:
     """Float32 or float64 without hooks: who watches a layer wants it to run (those of a backbone stay in the form)."""
-    backbone = set(model.backbone.modules())  # type: ignore[operator, union-attr]
+    backbone = set(model.backbone.modules())  # type: ignore[union-attr]
     watched = any(
         part._forward_hooks or part._forward_pre_hooks for part in model.modules() if part not in backbone
     )
@@ -196,12 +202,13 @@ class ExactEngine:
 
     name = EXACT
 
-    def __init__(self, model: nn.Module, batch: int | None = None) -> None:
+    def __init__(self, model: nn.Module, batch: int | None = None, channels_last: bool | None = None) -> None:
         self.model = model
 
     def __call__(self, images: Tensor) -> Outputs:
+        first = next(self.model.parameters())
         with torch.inference_mode():
-            return self.model(_like(images, self.model))
+            return self.model(images.to(first.device, first.dtype, non_blocking=True))
 
     def describe(self) -> str:
         return "the model as it is"
@@ -212,16 +219,16 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: nn.Module, batch: int | None = None) -> None:
-        self.form = inference_form(model)
+    def __init__(self, model: nn.Module, batch: int | None = None, channels_last: bool | None = None) -> None:
+        self.form, self.layout = _form(model, channels_last)
         self._packed: dict[int, nn.Module] = {}
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor) -> Outputs:
-        images = _like(images, self.form)
+        images = _like(images, self.form, self.layout)
         kind = images.device.type
         with torch.inference_mode():
-            if kind != "cpu" or not can_pack(self.form) or torch.is_autocast_enabled(kind):
+            if kind != "cpu" or self.layout != torch.channels_last or not can_pack(self.form) or torch.is_autocast_enabled(kind):
                 return self.form(images)
             threads = torch.get_num_threads()
             at_once = min(len(images), threads, MAX_AT_ONCE)
@@ -230,7 +237,7 @@ class TorchEngine:
             network = self._for(max(1, threads // at_once))
         run = functools.partial(_run, network)
         with _POOLS:
-            pool = _threads_of(at_once, max(1, threads // at_once))
+            pool = worker_threads(at_once, max(1, threads // at_once))
         return _joined(list(pool.map(run, images.split(1))))
 
     def describe(self) -> str:
@@ -248,15 +255,16 @@ class CompileEngine:
 
     name = "compile"
 
-    def __init__(self, model: nn.Module, batch: int | None = None) -> None:
-        self.form = inference_form(model)
+    def __init__(self, model: nn.Module, batch: int | None = None, channels_last: bool | None = None) -> None:
+        self.form, self.layout = _form(model, channels_last)
         self.batch = batch
         self._compiled: Any = torch.compile(self.form, fullgraph=True, dynamic=False, options={"freezing": True})
         if batch is not None:
-            self(torch.zeros(batch, 3, *self.form.image_size))
+            channels = int(dict(self.form.config.backbone_args).get("in_chans", 3))
+            self(torch.zeros(batch, channels, *self.form.image_size))
 
     def __call__(self, images: Tensor) -> Outputs:
-        images = _like(images, self.form)
+        images = _like(images, self.form, self.layout)
         batch = self.batch = self.batch or max(1, len(images))
         parts = [self._batch(part, batch) for part in images.split(batch)]
         return parts[0] if len(parts) == 1 else _joined(parts)
@@ -270,7 +278,7 @@ class CompileEngine:
             images = torch.cat([images, images.new_zeros(batch - count, *images.shape[1:])])
         try:
             with torch.no_grad():
-                classes, boxes = self._compiled(images.contiguous(memory_format=torch.channels_last))
+                classes, boxes = self._compiled(images.contiguous(memory_format=self.layout))
         except Exception as error:  # compilers fail in many ways
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -280,17 +288,26 @@ class CompileEngine:
         return [level[:count] for level in classes], [level[:count] for level in boxes]
 
 
-_OWN: dict[str, Callable[[nn.Module, int | None], Engine]] = {
+_OWN: dict[str, Callable[[nn.Module, int | None, bool | None], Engine]] = {
     "torch": TorchEngine,
     "compile": CompileEngine,
     EXACT: ExactEngine,
 }
 
 
-def _like(images: Tensor, module: nn.Module) -> Tensor:
-    """Images on a module's device and in its dtype, NHWC in memory."""
+def _form(model: nn.Module, channels_last: bool | None) -> tuple[InferenceForm, torch.memory_format]:
+    """The inference form, in the memory format that it is told or that its device likes."""
+    form = inference_form(model)
+    if channels_last is None:
+        channels_last = next(model.parameters()).device.type == "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return form.to(memory_format=layout), layout
+
+
+def _like(images: Tensor, module: nn.Module, layout: torch.memory_format) -> Tensor:
+    """Images on a module's device, in its dtype, and in a memory format."""
     first = next(module.parameters())
-    return images.to(first.device, first.dtype, memory_format=torch.channels_last, non_blocking=True)
+    return images.to(first.device, first.dtype, memory_format=layout, non_blocking=True)
 
 
 def _run(network: nn.Module, images: Tensor) -> Outputs:
@@ -310,7 +327,7 @@ _POOLS = threading.Lock()
 
 
 @functools.cache
-def _threads_of(workers: int, threads: int) -> ThreadPoolExecutor:
+def worker_threads(workers: int, threads: int) -> ThreadPoolExecutor:
     """Worker threads whose operations use so many threads each. Python's threads have their own number of them."""
     ready = threading.Barrier(workers + 1)
 

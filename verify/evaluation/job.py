@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.efficientdet import EfficientDet
+from effdet_model.engines import EXACT, default_engine, engine_names
 from effdet_model.errors import InputError, unknown_name
 from effdet_model.labels import resolve_label_map
 from effdet_model.nms_profiles import NmsProfile
@@ -59,6 +61,11 @@ class Job:
         chosen = self.options.channels_last
         return self.device.type == "cpu" if chosen is None else chosen
 
+    @functools.cached_property
+    def engine(self) -> str:
+        """What runs the network: the user's choice, or the model's default."""
+        return "compile" if self.options.compile else self.options.engine or default_engine(self.model)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the detections depend on; not threads, batch size and processes, which change the last bits at most.
@@ -71,7 +78,7 @@ class Job:
             "nms": dataclasses.asdict(self.profile),
             "folder": str(self.dataset.folder.resolve()) if self.dataset.folder else None,
             "images": self.dataset.image_list_sha256,
-            "engine": "torch",
+            "engine": self.engine,
             "device": self.device.type,
             "compile": self.options.compile,
             "amp": self.options.amp,
@@ -115,6 +122,10 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
     """
     if options.evaluator not in EVALUATORS:
         raise unknown_name("evaluator", options.evaluator, EVALUATORS)
+    if options.engine is not None and options.engine not in engine_names():
+        raise unknown_name("engine", options.engine, engine_names())
+    if options.compile and options.engine not in (None, "compile"):
+        raise InputError(f"--compile: expected no other --engine, found {options.engine}; leave one of them out.")
     if options.batch_size < 1 or options.workers < 0:
         raise InputError(
             f"--batch-size and --workers: expected at least 1 and 0, found {options.batch_size} and {options.workers}."
@@ -153,10 +164,8 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
         options, model, settings.profile, dataset, era, metadata, file_sha256(Path(options.weights)), settings.device,
         detections, server_name,
     )  # fmt: skip
-    if job.channels_last:
+    if job.channels_last and job.engine == EXACT:
         model.to(memory_format=torch.channels_last)
-    if options.compile:
-        model.compile()
     return job
 
 
