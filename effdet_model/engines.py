@@ -228,7 +228,8 @@ class TorchEngine:
         images = _like(images, self.form, self.layout)
         kind = images.device.type
         with torch.inference_mode():
-            if kind != "cpu" or self.layout != torch.channels_last or not can_pack(self.form) or torch.is_autocast_enabled(kind):
+            packs = self.layout == torch.channels_last and can_pack(self.form)
+            if not packs or torch.is_autocast_enabled(kind):
                 return self.form(images)
             threads = torch.get_num_threads()
             at_once = min(len(images), threads, MAX_AT_ONCE)
