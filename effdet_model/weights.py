@@ -191,13 +191,13 @@ def check_suffix(path: Path) -> None:
     """
     with open(path, "rb") as file:
         head = file.read(9)
-    is_safetensors = head[8:9] == b"{" and head[6:8] == b"\0\0"
+    is_safetensors = head[8:9] == b"{" and head[6:8] == b"\0\0"  # any byte may begin it, also those of a pickle
     if is_safetensors and path.suffix != ".safetensors":
         raise InputError(
             f"{path}: expected a PyTorch state_dict of plain tensors, found a safetensors file; rename it to "
             f"{path.with_suffix('.safetensors').name}."
         )
-    if path.suffix == ".safetensors" and head.startswith((b"PK\x03\x04", b"\x80")):
+    if path.suffix == ".safetensors" and not is_safetensors and head.startswith((b"PK\x03\x04", b"\x80")):
         raise InputError(
             f"{path}: expected a safetensors file, found one that torch.save wrote; rename it to "
             f"{path.with_suffix('.pth').name}."

@@ -29,9 +29,9 @@ def is_weight_file(path: Path) -> bool:
 def _dialect(path: Path) -> Literal["pth", "safetensors"] | None:
     with open(path, "rb") as file:
         head = file.read(9)
-    if head.startswith((_ZIP, *_PICKLE)):
-        return "pth"
-    return "safetensors" if head[8:9] == b"{" and head[6:8] == b"\0\0" else None
+    if head[8:9] == b"{" and head[6:8] == b"\0\0":  # first: the length before it may begin as a pickle does
+        return "safetensors"
+    return "pth" if head.startswith((_ZIP, *_PICKLE)) else None
 
 
 class WeightFile:

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from effdet_model import InputError, create_model
 from effdet_model.errors import InputWarning
 from effdet_model.fit import same_bits
-from effdet_model.weights import read_metadata, read_state_dict, read_weights
+from effdet_model.weights import read_metadata, read_state_dict, read_tensors, read_weights
 from porting.inspect.run import inspect_file
+from porting.weights.reader import WeightFile
 
 State = dict[str, torch.Tensor]
 
@@ -179,6 +180,16 @@ def test_content_under_the_name_of_another_kind(state: State, tmp_path: Path) ->
         for read in (read_weights, read_metadata, inspect_file):
             with pytest.raises(InputError, match=message):
                 read(tmp_path / name)
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for length in (0x0280, 0x0480, 0x0380, 0x0180):
+        header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+        path.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+        assert list(read_tensors(path)) == ["a"] and read_metadata(path) is None
+        with WeightFile(path) as file:
+            assert file.dialect == "safetensors"
 
 
 @pytest.mark.parametrize(("content", "found"), [(b"", "an empty file"), (b"hello", "another kind of content")])

@@ -280,3 +280,15 @@ def test_models_that_cannot_be_ported_are_named(extra: str, message: str, tmp_pa
         assert len(str(caught.value)) < 600 and not (tmp_path / "x.pth").exists()
     found = inspect_file(tmp_path / "model")
     assert len(found.problems) >= 1 and re.search(message, found.problems[0]) and found.next_command is None
+
+
+def test_the_one_tensor_that_is_too_much_is_named(tmp_path: Path) -> None:
+    state = create_model("lite0").state_dict()
+    torch.save({**state, "my.extra": torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"nearest is lite0 \(1 left over: my.extra\). Name --variant") as caught:
+        weight_settings(tmp_path / "w.pth")
+    assert len(str(caught.value)) < 600
+    del state["backbone.bn1.bias"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"nearest is lite0 \(1 missing: backbone.bn1.bias\). Name --variant"):
+        weight_settings(tmp_path / "w.pth")
