@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shlex
 import signal
 import sys
@@ -114,6 +115,7 @@ def run_command_line(group: click.Group) -> None:
             click.echo(f"error: {message}", err=True)
         sys.exit(code)
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy machine
     signal.signal(signal.SIGTERM, terminate)
     warnings.showwarning = _note_or_warning
     try:
