@@ -82,7 +82,7 @@ def reader_of(model: EfficientDet) -> Read:
     for row in build_table(model.config).rows:
         arrays = LAYOUTS[row.kind].to_tensorflow(state[row.pytorch_key])
         values.update(zip(row.tensorflow_names, arrays, strict=True))
-    return lambda name: np.ascontiguousarray(values[name])
+    return lambda name: np.array(values[name], order="C")
 
 
 def declared_settings(chosen: Recipe, examples: int, batch_size: int) -> dict[str, Any]:

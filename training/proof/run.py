@@ -1,0 +1,220 @@
+"""The proof: the same training steps here and in TensorFlow (recipe google) or effdet (recipe effdet)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from effdet_model.efficientdet import EfficientDet
+from effdet_model.errors import InputError, shown, unknown_name
+from mappings.table import build_table
+from training.proof.comparison import compare_steps
+from training.proof.port_side import port_steps
+from training.proof.result import ProofResult
+from training.proof.tensorflow_side import (
+    Read,
+    declared_settings,
+    frozen_variables,
+    reader_of,
+    tensorflow_steps,
+)
+from training.proof.trace import ProofBatch, StepTrace, drawn_batch
+from training.recipes import Recipe
+from training.schedules import epoch_learning_rates, learning_rate
+from verify.environment import environment
+from verify.reference.configuration.config_check import config_differences
+from verify.reference.configuration.official import declared_hparams, reference_config
+from verify.reference.process import ReferenceProcess
+
+DTYPES = ("float64", "float32")
+EXAMPLES = 120000
+"""Images of an epoch that the schedule counts with where no data is given: google/automl's own number."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ProofOptions:
+    """How to prove.
+
+    Attributes:
+        dtype: "float64": equal to 1e-9; "float32": no further from TensorFlow's float64 than rounding explains.
+        hparams: what google/automl's --hparams takes: how the model differs from its variant.
+        family: the release whose day counts (see `verify.reference.configuration.official.reference_config`).
+        examples: images of an epoch.
+        threads: of TensorFlow; None: as many as it likes.
+    """
+
+    dtype: str = "float64"
+    hparams: str | Mapping[str, Any] | None = None
+    family: str | None = None
+    examples: int = EXAMPLES
+    threads: int | None = None
+
+
+def prove(
+    model: EfficientDet, recipe: Recipe, batches: Sequence[ProofBatch], options: ProofOptions | None = None, *,
+    read: Read | None = None, scope: str | None = None, say: Say = lambda text: None,
+) -> ProofResult:
+    """Train for one step a batch on both sides and compare all that a step makes and changes. `model` stays as it is.
+
+    Nothing may be random: drop path is left out on both sides.
+
+    Args:
+        batches: of the steps; the model's image size.
+        read: gives a TensorFlow checkpoint's variables by canonical name, which the model was ported from; None: the
+            model's own weights, laid out for TensorFlow.
+        scope: first part of the backbone's variable names there.
+
+    Raises:
+        InputError: a setting that the other side does not have, a model that it does not have, or it cannot run.
+    """
+    options = options or ProofOptions()
+    if options.dtype not in DTYPES:
+        raise unknown_name("dtype of the proof", options.dtype, DTYPES)
+    if not batches:
+        raise InputError("proof: expected at least one batch to train on, found none; give one for each step.")
+    if model.config.survival_prob not in (None, 0, 1):
+        raise InputError(
+            f"proof: expected heads without random residuals, found survival_prob {shown(model.config.survival_prob)}; "
+            "set it to 1."
+        )
+    fixed = recipe.replace(drop_path=0.0)
+    if recipe.name == "effdet":
+        return _against_effdet(model, fixed, batches, options, _notes(recipe, batches))
+    return _against_tensorflow(model, fixed, batches, options, _notes(recipe, batches), read, scope, say)
+
+
+def drawn_batches(model: EfficientDet, steps: int, images: int = 2, seed: int = 0) -> list[ProofBatch]:
+    """Noise with boxes, for a proof without data."""
+    return [drawn_batch(model.config, images, seed + step) for step in range(steps)]
+
+
+def _against_tensorflow(
+    model: EfficientDet, recipe: Recipe, batches: Sequence[ProofBatch], options: ProofOptions, notes: list[str],
+    read: Read | None, scope: str | None, say: Say,
+) -> ProofResult:
+    declared = declared_settings(recipe, options.examples, recipe.batch_size)
+    table = build_table(model.config)
+    declared["frozen"] = frozen_variables(recipe, table)
+    shapes = {name: tuple(shape) for name, shape in table.tensorflow_shapes.items()}
+    official = reference_config(model.config.name, family=options.family, hparams=options.hparams, shapes=shapes)
+    official["image_size"] = list(model.config.image_size)
+    _check_config(official, model, options)
+    rates = _rates(recipe, len(batches), options.examples)
+    started = time.perf_counter()
+    with ReferenceProcess("training", threads=options.threads) as process:
+        values = read or reader_of(model)
+
+        def reference(dtype: str) -> list[StepTrace]:
+            say(f"TensorFlow trains in {dtype}")
+            return tensorflow_steps(process, official, declared, values, dtype, table, batches, scope)
+
+        exact = reference("float64")
+        single = reference("float32") if options.dtype == "float32" else None
+        theirs = time.perf_counter() - started
+        versions = process.versions
+    say(f"PyTorch trains in {options.dtype}")
+    started = time.perf_counter()
+    own = port_steps(model, recipe, batches, rates, getattr(torch, options.dtype), exact)
+    seconds = {"reference": theirs, "port": time.perf_counter() - started}
+    return _result(model, recipe, "TensorFlow", batches, options, (exact, own, single), notes, seconds, versions)
+
+
+def _against_effdet(
+    model: EfficientDet, recipe: Recipe, batches: Sequence[ProofBatch], options: ProofOptions, notes: list[str]
+) -> ProofResult:
+    from training.proof.effdet_side import VERSION, declared_settings, effdet_steps
+
+    if options.dtype != "float64":
+        raise InputError("proof: expected float64 with the recipe effdet, found float32; leave the dtype out.")
+    found = _effdet_version()
+    if found != VERSION:
+        raise InputError(
+            f"proof of the recipe effdet: expected the package effdet {VERSION}, found {found or 'none'}; install it: "
+            f"pip install effdet=={VERSION}."
+        )
+    declared = declared_settings(recipe)
+    rates = _rates(recipe, len(batches), options.examples)
+    started = time.perf_counter()
+    exact = effdet_steps(model, declared, batches, rates)
+    theirs = time.perf_counter() - started
+    own = port_steps(model, recipe, batches, rates, torch.float64, exact)
+    seconds = {"reference": theirs, "port": time.perf_counter() - started - theirs}
+    notes.append("Learning rates were given to both sides; effdet's own schedule is timm's.")
+    return _result(model, recipe, f"effdet {VERSION}", batches, options, (exact, own, None), notes, seconds, {})
+
+
+def _result(
+    model: EfficientDet, recipe: Recipe, against: str, batches: Sequence[ProofBatch], options: ProofOptions,
+    sides: tuple[list[StepTrace], list[StepTrace], list[StepTrace] | None], notes: list[str],
+    seconds: dict[str, float], versions: Mapping[str, str],
+) -> ProofResult:
+    exact, own, single = sides
+    clipped = sum(trace.norm > recipe.clip_norm for trace in exact) if recipe.clip_mode != "none" else 0
+    if not clipped and recipe.clip_mode != "none":
+        notes.append("No gradient was long enough to be clipped.")
+    return ProofResult(
+        variant=model.config.name, against=against, recipe=recipe.to_dict(), dtype=options.dtype, steps=len(batches),
+        images=len(batches[0].images), image_size=model.config.image_size,
+        rows=compare_steps(exact, own, single),
+        losses=[(theirs.losses["loss"], ours.losses["loss"]) for theirs, ours in zip(exact, own, strict=True)],
+        clipped=clipped, notes=notes, environment=environment(versions), seconds=seconds,
+    )  # fmt: skip
+
+
+def _notes(recipe: Recipe, batches: Sequence[ProofBatch]) -> list[str]:
+    notes = []
+    if recipe.drop_path not in (0, "google"):
+        notes.append(f"Drop path ({recipe.drop_path}) is random and was left out on both sides.")
+    boxes = sum(len(one) for batch in batches for one in batch.boxes)
+    if not boxes:
+        notes.append("No batch had a box: nothing of the box loss was seen.")
+    return notes
+
+
+def _check_config(official: Mapping[str, Any], model: EfficientDet, options: ProofOptions) -> None:
+    """Both sides have to mean one model; what the user changed has to be said to the reference as well."""
+    port = model.config.to_dict()
+    found = [
+        difference for difference in config_differences(official, port, declared_hparams(options.hparams))
+        if not difference.declared
+    ]  # fmt: skip
+    if found:
+        raise InputError(
+            f"proof: expected the model that google/automl has under the name {model.config.name}, found "
+            f"{'; '.join(map(str, found[:4]))}; declare by --hparams what was changed on purpose."
+        )
+
+
+def _rates(recipe: Recipe, steps: int, examples: int) -> list[float]:
+    if recipe.schedule_form == "timm":
+        rates = epoch_learning_rates(
+            recipe.epochs, sched=recipe.schedule, lr=recipe.learning_rate, min_lr=recipe.min_learning_rate,
+            warmup_lr=recipe.warmup_learning_rate, warmup_epochs=round(recipe.warmup_epochs),
+            cooldown_epochs=recipe.cooldown_epochs, decay_epochs=recipe.decay_epochs, decay_rate=recipe.decay_rate,
+        )  # fmt: skip
+        per_epoch = max(1, examples // recipe.batch_size)
+        return [rates[min(step // per_epoch, len(rates) - 1)] for step in range(steps)]
+    return [
+        learning_rate(
+            step, recipe.schedule, recipe.batch_size, recipe.epochs, examples, learning_rate=recipe.learning_rate,
+            lr_warmup_init=recipe.warmup_learning_rate, lr_warmup_epoch=recipe.warmup_epochs,
+            first_lr_drop_epoch=recipe.first_drop_epoch, second_lr_drop_epoch=recipe.second_drop_epoch,
+            poly_lr_power=recipe.poly_power, generation=recipe.generation,
+        )  # fmt: skip
+        for step in range(steps)
+    ]
+
+
+def _effdet_version() -> str | None:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("effdet")
+    except importlib.metadata.PackageNotFoundError:
+        return None
