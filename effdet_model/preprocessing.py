@@ -96,33 +96,39 @@ def scaled_size(original: tuple[int, int], image_size: tuple[int, int]) -> tuple
     return scaled, scale
 
 
-def resize_bilinear(image: Float32, size: tuple[int, int]) -> Float32:
-    """float32 [C, height, width] of the given size out of float32 [C, h, w], as tf.image.resize does it."""
-    top_rows, bottom_rows, row_weights = _neighbours(image.shape[1], size[0])
-    left, right, column_weights = _neighbours(image.shape[2], size[1])
+def resize_bilinear(
+    image: Float32, size: tuple[int, int], rows: slice = slice(None), columns: slice = slice(None)
+) -> Float32:
+    """float32 [C, height, width] of the given size out of float32 [C, h, w], as tf.image.resize does it.
+
+    `rows` and `columns` choose a part of the result; nothing else is computed, and its bits are the same.
+    """
+    top_rows, bottom_rows, row_weights = _neighbours(image.shape[1], size[0], rows)
+    left, right, column_weights = _neighbours(image.shape[2], size[1], columns)
+    height = len(top_rows)
     used, positions = np.unique(np.concatenate((top_rows, bottom_rows)), return_inverse=True)
-    rows = image[:, used] if len(used) < image.shape[1] else image
-    columns = np.take(rows, right, axis=2)
-    starts = np.take(rows, left, axis=2)
-    columns -= starts
-    columns *= column_weights
-    columns += starts
-    result = np.take(columns, positions[size[0] :], axis=1)
-    tops = np.take(columns, positions[: size[0]], axis=1)
+    source = image[:, used] if len(used) < image.shape[1] else image
+    wide = np.take(source, right, axis=2)
+    starts = np.take(source, left, axis=2)
+    wide -= starts
+    wide *= column_weights
+    wide += starts
+    result = np.take(wide, positions[height:], axis=1)
+    tops = np.take(wide, positions[:height], axis=1)
     result -= tops
     result *= row_weights[:, None]
     result += tops
     return result
 
 
-def _neighbours(length: int, size: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Float32]:
-    """(lower index, upper index, weight of the upper) of every output position of one axis."""
+def _neighbours(length: int, size: int, part: slice) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Float32]:
+    """(lower index, upper index, weight of the upper) of every output position in a part of one axis."""
     step = np.float32(length) / np.float32(size)
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5)
     floor = np.floor(position)
     lower = np.maximum(floor.astype(np.int64), 0)
     upper = np.minimum(np.ceil(position).astype(np.int64), length - 1)
-    return lower, upper, position - floor
+    return lower[part], upper[part], (position - floor)[part]
 
 
 def _checked(image: Any, channels: int) -> npt.NDArray[np.uint8]:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from effdet_model.anchors import anchors_from_config
+from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError
 from effdet_model.nms import postprocess
+from effdet_model.nms_profiles import profile_from_config
 from porting.files import file_sha256
 from porting.version import TOOL, tool_version
 from verify.environment import environment
@@ -249,3 +251,32 @@ def _notes(job: Job, judged: Sequence[ImageResult]) -> Iterator[str]:
         yield f"Family {job.era.family}: {job.era.reason}"
     if job.options.amp:
         yield "Mixed precision: these are not the numbers of float32."
+
+
+def evaluate_model(
+    model: EfficientDet, dataset: CocoDataset, options: EvaluateOptions, rank: Ranks
+) -> EvaluationResult | None:
+    """`evaluate` of a model in memory: in the same way, with nothing written but what `options.metrics` names.
+
+    Every process calls it, with the same weights; the first one gets the result, the others None.
+
+    Args:
+        model: in eval mode, on its device. dataset: with annotations.
+        options: `weights` is what the result calls them; with `report` there are analysis and examples.
+    """
+    device = next(model.parameters()).device
+    profile = profile_from_config(model.config, options.nms)
+    job = Job(options, model, profile, dataset, None, None, "", device, None, None)
+    started = time.monotonic()
+    store = DetectionsStore(None, job.settings)
+    done, total = 0, len(dataset.images)
+    for results in detect_all(job, rank, set()):
+        store.append(results)
+        done = min(done + len(results) * rank.world, total)
+        if options.progress and rank.is_first:
+            options.progress(done, total)
+    plain = rank.gather([result.to_plain() for result in store.results.values()])
+    if not rank.is_first:
+        return None
+    store.adopt(ImageResult.from_plain(item) for part in plain for item in part)
+    return _finish(job, store, 0, time.monotonic() - started, rank)
