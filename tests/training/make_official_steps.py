@@ -102,8 +102,9 @@ def _train(tf: Any, variant: str) -> dict[str, np.ndarray]:
         variables = {variable.op.name: variable for variable in tf.global_variables()}
         own = weights({name: tuple(variable.shape) for name, variable in variables.items() if _is_model(name)})
         averages = {f"{name}/ExponentialMovingAverage": value for name, value in own.items()}
-        for name, value in {**own, **averages}.items():
-            variables[name].load(value, session)
+        given_values = {variables[name].initializer: value for name, value in {**own, **averages}.items()}
+        session.run(list(given_values), {first.inputs[1]: value for first, value in given_values.items()})
+        print(f"{variant}: built", flush=True)
         for place, ((pixels, _, _), targets) in enumerate(zip(given, labelled, strict=True)):
             feed = {images: pixels, **{labels[name]: value for name, value in targets.items()}}
             told, _ = session.run([summaries, spec.train_op], feed)

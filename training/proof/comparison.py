@@ -34,8 +34,9 @@ def compare_steps(
 
     Args:
         reference: in float64. port: in float64; in float32 where `single` is given.
-        single: the reference in float32. Then the port may be `MULTIPLE` times as far from the reference as it is, or as
-            its median tensor of the kind is; after the first step alone, since each step multiplies what was rounded.
+        single: the reference in float32. Then the port may be `MULTIPLE` times as far from the reference as it is, or
+            as its median tensor of the kind is; after the first step alone, since each step multiplies what was
+            rounded.
     """
     rows: list[Compared] = []
     last = len(reference) - 1
@@ -105,14 +106,14 @@ def _by_rounding(
     scaled = {}
     for name, (truth, found) in pairs.items():
         own, port = compare(truth, other[name], float("inf")), compare(truth, found, 0.0)
-        scale = max(own.reference_max, least) or 1.0
+        scale = own.reference_max or 1.0
         scaled[name] = (_relative_to(own, scale), _relative_to(port, scale))
     usual = statistics.median(own.max_rel for own, _ in scaled.values()) if scaled else 0.0
     return [
         Compared(
             kind, step, name,
             dataclasses.replace(
-                port, tolerance=MULTIPLE * max(own.max_rel, usual, FLOOR_MAX), own_max_rel=own.max_rel
+                _exact(port, least), tolerance=MULTIPLE * max(own.max_rel, usual, FLOOR_MAX), own_max_rel=own.max_rel
             ),
         )
         for name, (own, port) in scaled.items()

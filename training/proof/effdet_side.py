@@ -87,7 +87,8 @@ def effdet_steps(
         traces.append(
             StepTrace(
                 rate=rate, positives=positives, class_targets=_flat_batch(classes, 1)[..., 0],
-                box_targets=_flat_batch(boxes, 4), losses={name: float(value.detach()) for name, value in terms.items()},
+                box_targets=_flat_batch(boxes, 4),
+                losses={name: float(value.detach()) for name, value in terms.items()},
                 norm=float(norm), gradients=gradients, **(_state(theirs, ema.module) if kept else {}),
             )
         )

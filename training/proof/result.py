@@ -93,6 +93,15 @@ class ProofResult:
         failure = self.first_failure
         return _cause(failure, [row for row in self.rows if not row.ok]) if failure else ""
 
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        what = f"{len(self.rows)} values and tensors of {self.steps} training steps"
+        if self.passed:
+            return f"{what} are those of {self.against} ({self.dtype})."
+        failed = sum(not row.ok for row in self.rows)
+        return f"{failed} of {what} are not those of {self.against} ({self.dtype}); it begins at {self.cause}."
+
     def worst(self, kind: str, step: int) -> Compared | None:
         """The row of a kind and step that is furthest off."""
         return max((row for row in self.rows if (row.kind, row.step) == (kind, step)), key=_by_excess, default=None)
@@ -101,7 +110,9 @@ class ProofResult:
         """Plain data: the settings, a summary by kind and step, and every row."""
         plain = {
             name: getattr(self, name)
-            for name in ("variant", "against", "dtype", "steps", "images", "image_size", "clipped", "passed", "cause")
+            for name in (
+                "variant", "against", "dtype", "steps", "images", "image_size", "clipped", "passed", "verdict", "cause",
+            )
         }  # fmt: skip
         summary = [
             {

@@ -24,15 +24,15 @@ from training.proof.tensorflow_side import (
 )
 from training.proof.trace import ProofBatch, StepTrace, drawn_batch
 from training.recipes import Recipe
-from training.schedules import epoch_learning_rates, learning_rate
+from training.running.rates import schedule
 from verify.environment import environment
 from verify.reference.configuration.config_check import config_differences
 from verify.reference.configuration.official import declared_hparams, reference_config
 from verify.reference.process import ReferenceProcess
 
 DTYPES = ("float64", "float32")
-EXAMPLES = 120000
-"""Images of an epoch that the schedule counts with where no data is given: google/automl's own number."""
+STEPS_PER_EPOCH = 1875
+"""What the schedule counts with where no data is given: google/automl's 120000 images in batches of 64."""
 
 Say = Callable[[str], None]
 
@@ -45,14 +45,14 @@ class ProofOptions:
         dtype: "float64": equal to 1e-9; "float32": no further from TensorFlow's float64 than rounding explains.
         hparams: what google/automl's --hparams takes: how the model differs from its variant.
         family: the release whose day counts (see `verify.reference.configuration.official.reference_config`).
-        examples: images of an epoch.
+        steps_per_epoch: of the schedule.
         threads: of TensorFlow; None: as many as it likes.
     """
 
     dtype: str = "float64"
     hparams: str | Mapping[str, Any] | None = None
     family: str | None = None
-    examples: int = EXAMPLES
+    steps_per_epoch: int = STEPS_PER_EPOCH
     threads: int | None = None
 
 
@@ -98,14 +98,14 @@ def _against_tensorflow(
     model: EfficientDet, recipe: Recipe, batches: Sequence[ProofBatch], options: ProofOptions, notes: list[str],
     read: Read | None, scope: str | None, say: Say,
 ) -> ProofResult:
-    declared = declared_settings(recipe, options.examples, recipe.batch_size)
+    declared = declared_settings(recipe, options.steps_per_epoch)
     table = build_table(model.config)
     declared["frozen"] = frozen_variables(recipe, table)
     shapes = {name: tuple(shape) for name, shape in table.tensorflow_shapes.items()}
     official = reference_config(model.config.name, family=options.family, hparams=options.hparams, shapes=shapes)
     official["image_size"] = list(model.config.image_size)
     _check_config(official, model, options)
-    rates = _rates(recipe, len(batches), options.examples)
+    rates = _rates(recipe, len(batches), options.steps_per_epoch)
     started = time.perf_counter()
     with ReferenceProcess("training", threads=options.threads) as process:
         values = read or reader_of(model)
@@ -139,7 +139,7 @@ def _against_effdet(
             f"pip install effdet=={VERSION}."
         )
     declared = declared_settings(recipe)
-    rates = _rates(recipe, len(batches), options.examples)
+    rates = _rates(recipe, len(batches), options.steps_per_epoch)
     started = time.perf_counter()
     exact = effdet_steps(model, declared, batches, rates)
     theirs = time.perf_counter() - started
@@ -191,24 +191,9 @@ def _check_config(official: Mapping[str, Any], model: EfficientDet, options: Pro
         )
 
 
-def _rates(recipe: Recipe, steps: int, examples: int) -> list[float]:
-    if recipe.schedule_form == "timm":
-        rates = epoch_learning_rates(
-            recipe.epochs, sched=recipe.schedule, lr=recipe.learning_rate, min_lr=recipe.min_learning_rate,
-            warmup_lr=recipe.warmup_learning_rate, warmup_epochs=round(recipe.warmup_epochs),
-            cooldown_epochs=recipe.cooldown_epochs, decay_epochs=recipe.decay_epochs, decay_rate=recipe.decay_rate,
-        )  # fmt: skip
-        per_epoch = max(1, examples // recipe.batch_size)
-        return [rates[min(step // per_epoch, len(rates) - 1)] for step in range(steps)]
-    return [
-        learning_rate(
-            step, recipe.schedule, recipe.batch_size, recipe.epochs, examples, learning_rate=recipe.learning_rate,
-            lr_warmup_init=recipe.warmup_learning_rate, lr_warmup_epoch=recipe.warmup_epochs,
-            first_lr_drop_epoch=recipe.first_drop_epoch, second_lr_drop_epoch=recipe.second_drop_epoch,
-            poly_lr_power=recipe.poly_power, generation=recipe.generation,
-        )  # fmt: skip
-        for step in range(steps)
-    ]
+def _rates(recipe: Recipe, steps: int, per_epoch: int) -> list[float]:
+    plan = schedule(recipe, per_epoch, recipe.batch_size)
+    return [plan.rate(step) for step in range(steps)]
 
 
 def _effdet_version() -> str | None:

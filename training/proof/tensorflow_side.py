@@ -85,18 +85,19 @@ def reader_of(model: EfficientDet) -> Read:
     return lambda name: np.array(values[name], order="C")
 
 
-def declared_settings(chosen: Recipe, examples: int, batch_size: int) -> dict[str, Any]:
+def declared_settings(chosen: Recipe, steps_per_epoch: int) -> dict[str, Any]:
     """What a recipe has otherwise than its defaults, in google/automl's words; the defaults are not handed over.
 
     Args:
-        examples, batch_size: what the schedule counts with.
+        steps_per_epoch: what the schedule counts with.
 
     Raises:
         InputError: google/automl's trainer has no such setting.
     """
     base = recipe(chosen.name, generation=chosen.generation)
     declared: dict[str, Any] = {
-        "generation": chosen.generation, "num_examples_per_epoch": examples, "batch_size": batch_size,
+        "generation": chosen.generation, "num_examples_per_epoch": steps_per_epoch * chosen.batch_size,
+        "batch_size": chosen.batch_size,
     }  # fmt: skip
     for name, value in chosen.to_dict().items():
         if value == getattr(base, name) or name in _WITHOUT_EFFECT:
