@@ -31,7 +31,7 @@ def main() -> None:
     _stand_in_for_the_estimator(tf)
     stored: dict[str, np.ndarray] = {}
     for variant in VARIANTS:
-        stored.update({f"{variant}|{name}": value for name, value in _train(tf, variant).items()})
+        stored.update({f"{variant}|{name}": value for name, value in _as_tables(_train(tf, variant)).items()})
     np.savez_compressed(TARGET, **stored)
     print(f"{TARGET}: {TARGET.stat().st_size} bytes")
 
@@ -115,6 +115,19 @@ def _train(tf: Any, variant: str) -> dict[str, np.ndarray]:
                 found = session.run({name: variable for name, variable in variables.items() if "global" not in name})
                 stored.update({f"{place}|{name}": sampled(value) for name, value in found.items()})
     return stored
+
+
+def _as_tables(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One table [names, samples + 1] of each step; names as one text. Terms: [steps, names]."""
+    tables: dict[str, np.ndarray] = {}
+    names = sorted({name.split("|", 1)[1] for name, value in found.items() if value.ndim})
+    tables["names"] = np.array("\n".join(names))
+    for place in (0, STEPS - 1):
+        tables[f"{place}"] = np.stack([found[f"{place}|{name}"] for name in names])
+    terms = sorted({name.split("|", 1)[1] for name, value in found.items() if not value.ndim})
+    tables["term_names"] = np.array("\n".join(terms))
+    tables["terms"] = np.array([[found[f"{place}|{term}"] for term in terms] for place in range(STEPS)], np.float32)
+    return tables
 
 
 def _is_model(name: str) -> bool:

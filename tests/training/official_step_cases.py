@@ -43,5 +43,5 @@ def batches(num_classes: int) -> list[tuple[np.ndarray, list[np.ndarray], list[n
 def sampled(values: np.ndarray) -> np.ndarray:
     """A few values, evenly spread, and the root of the mean square."""
     flat = np.asarray(values).reshape(-1)
-    places = np.linspace(0, flat.size - 1, min(flat.size, _SAMPLES)).astype(int)
+    places = np.linspace(0, flat.size - 1, _SAMPLES).astype(int)
     return np.append(flat[places], np.sqrt(np.mean(np.square(flat.astype(np.float64))))).astype(np.float32)
