@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
-
-import click
 
 from demo.drawn_images import draw_dataset
 
@@ -36,15 +35,15 @@ def draw_training_set(
     return folder
 
 
-@click.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--train", "train_count", default=200, show_default=True, help="Pictures to train on.")
-@click.option("--val", "val_count", default=60, show_default=True, help="Other pictures to measure on.")
-@click.option("--seed", default=0, show_default=True)
-def main(folder: Path, train_count: int, val_count: int, seed: int) -> None:
-    """Draw a small training set into FOLDER."""
-    draw_training_set(folder, train_count, val_count, seed)
-    click.echo(f"{train_count} + {val_count} pictures in {folder}")
+def main() -> None:
+    """Draw a small training set into a folder."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", type=int, default=200, help="pictures to train on")
+    parser.add_argument("--val", type=int, default=60, help="other pictures to measure on")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    draw_training_set(arguments.folder, arguments.train, arguments.val, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from torch import Tensor
 from effdet_model.errors import InputError
 
 Float32 = npt.NDArray[np.float32]
+_Neighbours = tuple[npt.NDArray[Any], npt.NDArray[Any], Float32]
+"""(lower index, upper index, weight of the upper) of every position of one axis."""
 
 
 def preprocess(image: Any, config: Any, image_size: tuple[int, int] | None = None) -> tuple[Tensor, float]:
@@ -96,32 +98,56 @@ def scaled_size(original: tuple[int, int], image_size: tuple[int, int]) -> tuple
     return scaled, scale
 
 
-def resize_bilinear(
-    image: Float32, size: tuple[int, int], rows: slice = slice(None), columns: slice = slice(None)
+def normalize_and_resize(
+    image: npt.NDArray[np.uint8],
+    mean_rgb: float | Sequence[float],
+    stddev_rgb: float | Sequence[float],
+    size: tuple[int, int],
+    rows: slice,
+    columns: slice,
 ) -> Float32:
-    """float32 [C, height, width] of the given size out of float32 [C, h, w], as tf.image.resize does it.
+    """`resize_bilinear` of `normalize`: some rows and columns of the result, bit by bit what they are in the whole.
 
-    `rows` and `columns` choose a part of the result; nothing else is computed, and its bits are the same.
+    Pixels that these do not depend on are left out from the beginning.
     """
-    top_rows, bottom_rows, row_weights = _neighbours(image.shape[1], size[0], rows)
-    left, right, column_weights = _neighbours(image.shape[2], size[1], columns)
-    height = len(top_rows)
-    used, positions = np.unique(np.concatenate((top_rows, bottom_rows)), return_inverse=True)
+    vertical, horizontal = _neighbours(image.shape[0], size[0], rows), _neighbours(image.shape[1], size[1], columns)
+    used, vertical = _used_alone(vertical)
+    left = int(horizontal[0][0])
+    part = image[used, left : int(horizontal[1][-1]) + 1]
+    horizontal = horizontal[0] - left, horizontal[1] - left, horizontal[2]
+    return _resampled(normalize(part, mean_rgb, stddev_rgb), vertical, horizontal)
+
+
+def resize_bilinear(image: Float32, size: tuple[int, int]) -> Float32:
+    """float32 [C, height, width] of the given size out of float32 [C, h, w], as tf.image.resize does it."""
+    used, vertical = _used_alone(_neighbours(image.shape[1], size[0]))
     source = image[:, used] if len(used) < image.shape[1] else image
-    wide = np.take(source, right, axis=2)
-    starts = np.take(source, left, axis=2)
+    return _resampled(source, vertical, _neighbours(image.shape[2], size[1]))
+
+
+def _used_alone(neighbours: _Neighbours) -> tuple[npt.NDArray[Any], _Neighbours]:
+    """(indices that are used, in order; the neighbours among these alone)."""
+    lower, upper, weights = neighbours
+    used, positions = np.unique(np.concatenate((lower, upper)), return_inverse=True)
+    return used, (positions[: len(lower)], positions[len(lower) :], weights)
+
+
+def _resampled(image: Float32, vertical: _Neighbours, horizontal: _Neighbours) -> Float32:
+    (top_rows, bottom_rows, row_weights), (left, right, column_weights) = vertical, horizontal
+    wide = np.take(image, right, axis=2)
+    starts = np.take(image, left, axis=2)
     wide -= starts
     wide *= column_weights
     wide += starts
-    result = np.take(wide, positions[height:], axis=1)
-    tops = np.take(wide, positions[:height], axis=1)
+    result = np.take(wide, bottom_rows, axis=1)
+    tops = np.take(wide, top_rows, axis=1)
     result -= tops
     result *= row_weights[:, None]
     result += tops
     return result
 
 
-def _neighbours(length: int, size: int, part: slice) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Float32]:
+def _neighbours(length: int, size: int, part: slice = slice(None)) -> _Neighbours:
     """(lower index, upper index, weight of the upper) of every output position in a part of one axis."""
     step = np.float32(length) / np.float32(size)
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5)

@@ -85,7 +85,9 @@ def _batch_norm(norm: Any, x: Tensor) -> Tensor:
         norm.num_batches_tracked.add_(1)
     if norm.synchronised or x.numel() == x.shape[1]:
         return _over_all_processes(norm, x, counts)
-    mean, variance = (norm.running_mean, norm.running_var) if counts else (None, None)
+    mean, variance = norm.running_mean, norm.running_var
+    if not counts and mean is not None:  # the same operation, saving as much for the backward pass
+        mean, variance = mean.clone(), variance.clone()
     return F.batch_norm(x, mean, variance, norm.weight, norm.bias, True, norm.momentum, norm.eps)
 
 

@@ -16,7 +16,7 @@ _STATISTICS = ("running_mean", "running_var")
 class MovingAverage:
     """Averages of parameters, and of batch norm statistics where the recipe says so; they begin at the model's values.
 
-    After each update: average += (1 - decay) (value - average); a dynamic decay in float32, as TensorFlow has it.
+    After each update: average += (1 - decay) (value - average); a dynamic decay is in float32, as TensorFlow has it.
 
     Attributes:
         updates: how many there were.
@@ -51,7 +51,7 @@ class MovingAverage:
         """Take in the values that the model has now."""
         decay = self.next_decay()
         own = model.state_dict()
-        share = float(np.float32(1) - np.float32(decay)) if self.dynamic else 1 - decay
+        share = float(np.float32(1) - np.float32(decay)) if self.dynamic else 1.0 - decay
         averages = [self.values[name] for name in self._averaged]
         differences = torch._foreach_sub([own[name] for name in self._averaged], averages)
         torch._foreach_add_(averages, differences, alpha=share)

@@ -77,7 +77,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd" and recipe.optimizer_form == "tf2":
         return KerasMomentum(groups, rate, recipe.momentum)
     if recipe.optimizer == "sgd":
-        return _fused(torch.optim.SGD, groups, lr=rate, momentum=recipe.momentum)
+        sgd = _fused(torch.optim.SGD, groups, lr=rate, momentum=recipe.momentum)
+        return _with_momenta(sgd) if recipe.momentum else sgd
     if recipe.optimizer == "adam" and recipe.optimizer_form != "torch":
         first = recipe.momentum if recipe.optimizer_form == "tf2" else 0.9
         return TensorFlowAdam(groups, rate, (first, 0.999), _EPSILON[recipe.optimizer_form])
@@ -115,6 +116,14 @@ def _fused(kind: Callable[..., torch.optim.Optimizer], groups: list[dict[str, An
         return kind(groups, fused=True, **settings)
     except (RuntimeError, TypeError, ValueError):
         return kind(groups, **settings)
+
+
+def _with_momenta(sgd: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Momenta of 0 from the start: the fused kernel leaves them unset where float16 overflows in the first update."""
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def _of_timm(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from effdet_model.config import EfficientDetConfig
-from effdet_model.preprocessing import normalize, resize_bilinear, scaled_size
+from effdet_model.preprocessing import normalize_and_resize, scaled_size
 from training.augmentation.scene import Boxes, Prepared, Scene
 
 F = np.float32
@@ -78,10 +78,9 @@ def place(
     boxes = flipped_fractions(boxes) if flip else boxes
     height, width = config.image_size
     (rows, columns), (top, left) = placement
-    part = resize_bilinear(
-        normalize(pixels, config.mean_rgb, config.stddev_rgb), (rows, columns),
-        slice(top, top + height), slice(left, left + width),
-    )  # fmt: skip
+    part = normalize_and_resize(
+        pixels, config.mean_rgb, config.stddev_rgb, (rows, columns), slice(top, top + height), slice(left, left + width)
+    )
     content = part.shape[1], part.shape[2]
     image = np.zeros((3, height, width), F)
     if fill is not None:

@@ -10,6 +10,10 @@ import numpy.typing as npt
 
 from effdet_model.config import EfficientDetConfig
 from training.augmentation import effdet, google
+from training.augmentation.autoaugment import apply_policy, apply_randaug
+from training.augmentation.color_jitter import color_jitter
+from training.augmentation.erasing import grid_mask, random_erase
+from training.augmentation.mosaic import mosaic
 from training.augmentation.scene import Prepared, Scene
 from training.augmentation.settings import AugmentationSettings
 
@@ -27,10 +31,34 @@ def augment(
         random: the only source of chance.
         another: a picture of the same data for any whole number from 0 to below 2**31; needed by mosaic.
     """
-    del another
+    if settings.mosaic and another is not None and random.random() < settings.mosaic:
+        others = [another(int(random.integers(2**31))) for _ in range(3)]
+        scene = mosaic([scene, *others], config.image_size, random)
+    scene = _distorted(scene, settings, random)
     flip = settings.hflip > 0 and bool(random.random(dtype=np.float32) > 1 - settings.hflip)
     place = _google if settings.style == "google" else _effdet
-    return _bounded(place(scene, config, settings, random, flip), settings)
+    prepared = place(scene, config, settings, random, flip)
+    if settings.random_erase and random.random() < settings.random_erase:
+        prepared = random_erase(prepared, settings.random_erase_count, settings.random_erase_mode, random)
+    return _bounded(prepared, settings)
+
+
+def _distorted(scene: Scene, settings: AugmentationSettings, random: np.random.Generator) -> Scene:
+    """What happens to the picture before it is flipped and scaled; in google/automl's order."""
+    if settings.gridmask and random.random() < settings.gridmask:
+        scene = scene._replace(pixels=grid_mask(scene.pixels, random))
+    if settings.autoaugment_policy is not None:
+        size = scene.pixels.shape[0], scene.pixels.shape[1]
+        boxes = google.fractions(scene.boxes, size)
+        if settings.autoaugment_policy == "randaug":
+            pixels, boxes = apply_randaug(scene.pixels, boxes, settings.num_layers, settings.magnitude, random)
+        else:
+            pixels, boxes = apply_policy(scene.pixels, boxes, settings.autoaugment_policy, random)
+        sides = np.array([size[0], size[1], size[0], size[1]], np.float32)
+        scene = Scene(pixels, boxes * sides, scene.classes)
+    if settings.color_jitter:
+        scene = scene._replace(pixels=color_jitter(scene.pixels, settings.color_jitter, random))
+    return scene
 
 
 def _google(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from effdet_model.decoding import decode_image
 from training.data.classes import ClassNumbers
+from training.data.headers import image_size
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class DetectionDataset:
             InputError: the file had to be read and cannot be.
         """
         picture = self.pictures[index]
-        return picture.size or decode_image(picture.path).shape[:2]
+        return picture.size or image_size(picture.path)
 
     def __getitem__(self, index: int) -> Example:
         """One picture, decoded.

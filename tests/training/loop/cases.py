@@ -44,7 +44,7 @@ def batch(model: EfficientDet, recipe: Recipe, count: int = 4, seed: int = 0) ->
 
 def run_cli(repository: Path, *arguments: object, processes: int = 0, check: bool = True, **how: Any) -> str:
     """Standard error and output of a command; with `processes` under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
     start = command if processes else [sys.executable]
     done = subprocess.run(
         [*start, str(repository / "cli.py"), *map(str, arguments)], capture_output=True, text=True, cwd=repository,

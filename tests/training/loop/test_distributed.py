@@ -26,7 +26,8 @@ def test_two_processes_are_one_with_twice_the_batch(repository: Path, tmp_path: 
             "--evaluate-every", 4, "--no-report", processes=processes,
         )  # fmt: skip
         rows = list(csv.DictReader((out / "steps.csv").open()))
-        losses[processes] = torch.tensor([[float(row[name]) for name in ("loss", "class_loss", "box_loss")] for row in rows])
+        names = ("loss", "class_loss", "box_loss")
+        losses[processes] = torch.tensor([[float(row[name]) for name in names] for row in rows])
     assert losses[1].shape == (20, 3)
     torch.testing.assert_close(losses[1], losses[2], rtol=1e-5, atol=1e-6)
     assert losses[1][-1, 0] != losses[1][0, 0]
