@@ -26,7 +26,8 @@ from training.proof.trace import ProofBatch, StepTrace, drawn_batch
 from training.recipes import Recipe
 from training.running.rates import schedule
 from verify.environment import environment
-from verify.reference.configuration.config_check import config_differences
+from verify.reference.configuration.config_check import ConfigDifference, config_differences
+from verify.reference.configuration.facts import FAMILIES
 from verify.reference.configuration.official import declared_hparams, reference_config
 from verify.reference.process import ReferenceProcess
 
@@ -102,9 +103,7 @@ def _against_tensorflow(
     table = build_table(model.config)
     declared["frozen"] = frozen_variables(recipe, table)
     shapes = {name: tuple(shape) for name, shape in table.tensorflow_shapes.items()}
-    official = reference_config(model.config.name, family=options.family, hparams=options.hparams, shapes=shapes)
-    official["image_size"] = list(model.config.image_size)
-    _check_config(official, model, options)
+    official = _official(model, options, shapes, notes)
     rates = _rates(recipe, len(batches), options.steps_per_epoch)
     started = time.perf_counter()
     with ReferenceProcess("training", threads=options.threads) as process:
@@ -177,18 +176,37 @@ def _notes(recipe: Recipe, batches: Sequence[ProofBatch]) -> list[str]:
     return notes
 
 
-def _check_config(official: Mapping[str, Any], model: EfficientDet, options: ProofOptions) -> None:
-    """Both sides have to mean one model; what the user changed has to be said to the reference as well."""
-    port = model.config.to_dict()
-    found = [
-        difference for difference in config_differences(official, port, declared_hparams(options.hparams))
-        if not difference.declared
-    ]  # fmt: skip
-    if found:
-        raise InputError(
-            f"proof: expected the model that google/automl has under the name {model.config.name}, found "
-            f"{'; '.join(map(str, found[:4]))}; declare by --hparams what was changed on purpose."
-        )
+def _official(
+    model: EfficientDet, options: ProofOptions, shapes: Mapping[str, Sequence[int]], notes: list[str]
+) -> dict[str, Any]:
+    """google/automl's configuration of the model: of the family that was named, else of the first that is the port's.
+
+    Raises:
+        InputError: both sides mean different models; what the user changed has to be said to the reference as well.
+    """
+    declared = declared_hparams(options.hparams)
+    undeclared: list[ConfigDifference] = []
+    for family in [options.family] if options.family else [None, *FAMILIES]:
+        try:
+            official = reference_config(model.config.name, family=family, hparams=options.hparams, shapes=shapes)
+        except InputError:
+            if family == options.family:
+                raise
+            continue
+        official["image_size"] = list(model.config.image_size)
+        found = [
+            difference for difference in config_differences(official, model.config.to_dict(), declared)
+            if not difference.declared
+        ]  # fmt: skip
+        if not found:
+            if family != options.family:
+                notes.append(f"The reference took google/automl's facts of the family {family}, as the weights do.")
+            return official
+        undeclared = undeclared or found
+    raise InputError(
+        f"proof: expected the model that google/automl has under the name {model.config.name}, found "
+        f"{'; '.join(map(str, undeclared[:4]))}; declare by --hparams what was changed on purpose."
+    )
 
 
 def _rates(recipe: Recipe, steps: int, per_epoch: int) -> list[float]:
