@@ -16,33 +16,40 @@ TERMS = {"cls_loss": "loss/class_loss", "box_loss": "loss/box_loss", "det_loss":
          "reg_l2_loss": "loss/reg_l2_loss", "loss": "loss/loss", "lrn_rate": "rate"}  # fmt: skip
 
 
+STEPS_RUN = {"d0": 3, "lite0": 1}
+"""The loss of the third step depends on the momentum of the second. lite0 multiplies the official float32's rounding."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_first_step_is_google_automls(variant: str) -> None:
+def test_steps_are_google_automls(variant: str) -> None:
     """In float64, so that what is left is the official float32's rounding."""
     with np.load(Path(__file__).parents[1] / "data" / "official_steps.npz") as file:
         stored = {name.removeprefix(f"{variant}|"): file[name] for name in file.files if name.startswith(variant)}
     config = small_config(variant, image_size=IMAGE_SIZE)
     source = make_source(config)
     official = reference_config(variant, hparams={**small(), "image_size": IMAGE_SIZE})
+    found = []
     with ReferenceProcess("training", threads=1) as process:
         process.open(official, lambda name: source.read(name, "ema"), "float64", training={})
-        images, boxes, classes = batches(config.num_classes)[0]
-        found = process.train(images.astype(np.float64), boxes, classes)
+        for images, boxes, classes in batches(config.num_classes)[: STEPS_RUN[variant]]:
+            give = ["variables", "averages"] if not found else []
+            found.append(process.train(images.astype(np.float64), boxes, classes, give))
     terms = dict(zip(stored["term_names"].item().split("\n"), stored["terms"].T, strict=True))
-    assert all(len(values) == STEPS for values in terms.values())
     for official_name, name in TERMS.items():
-        np.testing.assert_allclose(found[name], terms[official_name][0], rtol=1e-5, err_msg=name)
-    values = dict(zip(stored["names"].item().split("\n"), stored["0"], strict=True))
+        assert len(terms[official_name]) == STEPS
+        own = [float(step[name]) for step in found]
+        np.testing.assert_allclose(own, terms[official_name][: len(own)], rtol=1e-5, err_msg=name)
     compared = 0
-    for name, wanted in values.items():
-        model_name, _, slot = name.rpartition("/")
+    for name, wanted in zip(stored["names"].item().split("\n"), stored["0"], strict=True):
+        base, _, slot = name.rpartition("/")
         if slot == "Momentum":
             continue
-        own = found[f"average/{model_name}" if slot == "ExponentialMovingAverage" else f"variable/{name}"]
-        start = sampled(source.read(model_name if slot == "ExponentialMovingAverage" else name, "ema"))
-        moved = np.abs(wanted - start).max()
-        allowed = 2e-6 * np.abs(wanted).max() + 0.02 * moved
-        assert np.abs(sampled(own) - wanted).max() <= allowed, (name, sampled(own), wanted, start)
+        averaged = slot == "ExponentialMovingAverage"
+        variable = base if averaged else name
+        own_value = sampled(found[0][f"{'average' if averaged else 'variable'}/{variable}"])
+        moved = np.abs(wanted - sampled(source.read(variable, "ema"))).max()
+        allowed = 2e-6 * np.abs(wanted).max() + 1e-3 * moved
+        assert np.abs(own_value - wanted).max() <= allowed, (name, own_value, wanted)
         compared += 1
-    assert compared == 2 * sum(name.startswith("variable/") for name in found)
+    assert compared == 2 * sum(name.startswith("variable/") for name in found[0])
