@@ -17,7 +17,7 @@ TERMS = {"cls_loss": "loss/class_loss", "box_loss": "loss/box_loss", "det_loss":
 
 
 STEPS_RUN = {"d0": 3, "lite0": 1}
-"""The loss of the third step depends on the momentum of the second. lite0 multiplies the official float32's rounding."""
+"""The third step's loss depends on the momentum. lite0 multiplies what the official float32 rounds."""
 
 
 @pytest.mark.slow
