@@ -126,7 +126,8 @@ class TrainingStep:
         losses = self._over_processes(losses)
         losses = {"loss": losses["loss"], "detection_loss": losses["loss"], **losses}
         if self.kernels:
-            losses["reg_l2_loss"] = kernel_loss(self.kernels, self.recipe.weight_decay)
+            counted = decayed_parameters(self.model, frozen=self.recipe.generation == "tf1")  # as each trainer counts
+            losses["reg_l2_loss"] = kernel_loss(counted, self.recipe.weight_decay)
             losses["loss"] = losses["loss"] + losses["reg_l2_loss"]
             add_decay(self.kernels, self.recipe.weight_decay)
         return losses

@@ -19,8 +19,8 @@ TOLERANCE = 1e-9
 RATE_TOLERANCE, BOX_TOLERANCE = 1e-6, 1e-5
 """Of learning rates (relative) and of box targets (absolute), which both sides compute in float32."""
 _ROUNDINGS = 64
-"""What is smaller than so many units of rounding of the largest tensor of its kind counts as zero: biases before batch
-norms have no gradient, but for rounding."""
+"""A gradient smaller than so many units of rounding of the largest one counts as zero, and so does what it moves:
+biases before batch norms have no gradient, but for rounding."""
 
 _TENSORS = {
     "gradient": "gradients", "parameter": "parameters", "statistic": "statistics", "average": "averages",
@@ -40,6 +40,7 @@ def compare_steps(
     """
     rows: list[Compared] = []
     last = len(reference) - 1
+    largest = max((_peak(value) for value in reference[0].gradients.values()), default=0.0)
     for place, (theirs, own) in enumerate(zip(reference, port, strict=True)):
         step = place + 1
         rows += _inputs(step, theirs, own)
@@ -48,9 +49,11 @@ def compare_steps(
         other = single[place] if single is not None else None
         rows += _losses(step, theirs, own, other)
         kinds = [kind for kind in _TENSORS if place in (0, last) and (kind != "gradient" or place == 0)]
+        rates = sum(trace.rate for trace in reference[:step])
         for kind in kinds:
             sides = [getattr(side, _TENSORS[kind]) if side else None for side in (theirs, own, other)]
-            rows += _tensors(kind, step, *sides)  # type: ignore[arg-type]
+            share = {"gradient": 1.0, "statistic": 0.0}.get(kind, rates)
+            rows += _tensors(kind, step, *sides, share * largest)  # type: ignore[arg-type]
     return rows
 
 
@@ -68,18 +71,22 @@ def _losses(step: int, theirs: StepTrace, own: StepTrace, other: StepTrace | Non
     def terms(side: StepTrace) -> dict[str, Array]:
         return {name: _scalar(value) for name, value in {**side.losses, "gradient norm": side.norm}.items()}
 
-    return _tensors("loss", step, terms(theirs), terms(own), terms(other) if other else None)
+    return _tensors("loss", step, terms(theirs), terms(own), terms(other) if other else None, 0.0)
 
 
 def _tensors(
-    kind: str, step: int, theirs: Mapping[str, Array], own: Mapping[str, Array], other: Mapping[str, Array] | None
+    kind: str, step: int, theirs: Mapping[str, Array], own: Mapping[str, Array], other: Mapping[str, Array] | None,
+    largest: float,
 ) -> list[Compared]:
-    """Every tensor of a kind; one that a side lacks fails."""
+    """Every tensor of a kind; one that a side lacks fails.
+
+    Args:
+        largest: roundings of it count as zero.
+    """
     only_own = [] if kind == "average" else [name for name in own if name not in theirs]
     missing = [name for name in (*theirs, *only_own) if name not in own or name not in theirs]
     pairs = {name: (theirs[name], own[name]) for name in theirs if name in own}
     precision = np.finfo(np.float32 if other is not None else np.float64).eps
-    largest = max((float(np.abs(_numpy(value)).max(initial=0.0)) for value in theirs.values()), default=0.0)
     least = _ROUNDINGS * float(precision) * largest
     if other is None:
         rows = [
@@ -128,5 +135,6 @@ def _scalar(value: float) -> np.ndarray:
     return np.asarray([value], np.float64)
 
 
-def _numpy(value: Array) -> np.ndarray:
-    return value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+def _peak(value: Array) -> float:
+    array = value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    return float(np.abs(array).max(initial=0.0))

@@ -122,7 +122,7 @@ def _model(model: EfficientDet, declared: Mapping[str, Any]) -> nn.Module:
     config = get_efficientdet_config(_name(model.config))
     own = model.config.to_dict()
     for field, theirs in _CONFIG.items():
-        config[theirs] = own[field]
+        config[theirs] = tuple(own[field]) if field == "image_size" else own[field]
     config.num_levels = model.config.num_levels
     config.backbone_args = {"drop_path_rate": 0.0}
     for name in _LOSS:

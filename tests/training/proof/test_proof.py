@@ -37,7 +37,7 @@ def test_five_steps_of_lite0_are_tensorflows() -> None:
     found = judged(reference("lite0", 5), port(recipe("google"), "lite0", 5))
     assert found.passed, found.verdict
     after = [row for row in found.rows if row.step == 5 and row.kind in ("parameter", "statistic", "average")]
-    assert len(after) > 800 and max(row.difference.max_rel for row in after) < 1e-9
+    assert len(after) > 700 and max(row.difference.max_rel for row in after) < 1e-9
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_effdets_own_steps() -> None:
     own, _ = model()
     found = prove(own, recipe("effdet"), batches(), ProofOptions(hparams=hparams()))
     assert found.passed, found.verdict
-    assert found.against == "effdet 0.4.1" and sum(row.kind == "average" for row in found.rows) > 1000
+    assert found.against == "effdet 0.4.1" and sum(row.kind == "average" for row in found.rows) > 900
     assert any("Drop path" in note for note in found.notes)
 
 

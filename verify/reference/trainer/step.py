@@ -129,7 +129,7 @@ class TrainingReference:
 
     def _divisor(self, labels: Labels) -> Tensor:
         """The batch's positives + 1, or their moving average, which begins at 0."""
-        found = self.tf.reduce_sum(labels.positives) + 1.0
+        found = self.tf.reduce_sum(self.tf.cast(labels.positives, self.network.ops.dtype)) + 1.0
         momentum = self.settings["positives_momentum"] or 0.0
         if momentum <= 0:
             return found
