@@ -59,6 +59,8 @@ if TYPE_CHECKING:
               help="Write the mean of the K best epochs as average.pth.")
 @click.option("--save-every", type=click.IntRange(0), default=0, show_default=True, metavar="STEPS",
               help="Save the state for --resume within epochs too.")
+@click.option("--check", is_flag=True, help="Look at the data only: what is wrong with it, or looks so.")
+@click.option("--examine/--no-examine", default=True, show_default=True, help="Look at the data before the first step.")
 @click.option("--resume", is_flag=True, help="Go on with the training in --output.")
 @click.option("--tensorboard", is_flag=True, help="Log to OUTPUT/tensorboard too.")
 @click.option("--wandb", is_flag=True, help="Log to Weights & Biases too.")
@@ -74,8 +76,8 @@ if TYPE_CHECKING:
 def train(
     pairs: tuple[str, ...], epochs: int | None, batch_size: str | None, learning_rate: float | None,
     freeze: str | None, freeze_statistics: bool, seed: int | None, hparams: str | None, tensorboard: bool,
-    wandb: bool, report: bool, as_json: bool, prove: bool, prove_steps: int, prove_images: int, prove_dtype: str,
-    prove_checkpoint: str | None, **how: Any,
+    wandb: bool, check: bool, report: bool, as_json: bool, prove: bool, prove_steps: int, prove_images: int,
+    prove_dtype: str, prove_checkpoint: str | None, **how: Any,
 ) -> None:
     """Train or fine-tune a model; under torchrun with several processes.
 
@@ -85,6 +87,7 @@ def train(
     from effdet_model.hparams import parse_hparams
     from porting.progress import progress
     from training.loop import train as run
+    from training.running.checkup import check_data
     from training.running.options import TrainOptions
     from training.running.settings import parse_batch_size, parse_settings
     from training.running.show import trained_json, trained_summary
@@ -103,13 +106,14 @@ def train(
         )  # fmt: skip
         if prove:
             return _prove(options, (prove_steps, prove_images, prove_dtype, prove_checkpoint, hparams), as_json)
-        done = run(options)
-    if done is None:
-        return
-    if as_json:
-        print_json(trained_json(done))
-    else:
-        click.echo(trained_summary(done))
+        found, files = check_data(options) if check else (None, [])
+        done = run(options) if not check else None
+    if found is not None:
+        lines = [*found.lines(), *map(str, files)]
+        print_json(found.to_dict()) if as_json else click.echo("\n".join(lines))
+        found.refuse()
+    elif done is not None:  # under torchrun the first process speaks
+        print_json(trained_json(done)) if as_json else click.echo(trained_summary(done))
 
 
 def _prove(options: TrainOptions, how: tuple[Any, ...], as_json: bool) -> None:
@@ -138,7 +142,7 @@ def _prove(options: TrainOptions, how: tuple[Any, ...], as_json: bool) -> None:
 def clean(weights: Path, output: Path | None, variant: str | None, hparams: str | None, as_json: bool) -> None:
     """Make of a trainer's file a weight file to publish: the model's tensors alone, named by their hash."""
     from effdet_model.hparams import parse_hparams
-    from training.running.clean import clean_weights
+    from training.records.clean import clean_weights
 
     written = clean_weights(weights, output, variant, parse_hparams(hparams).fields)
     if as_json:

@@ -7,48 +7,27 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from effdet_model.errors import CheckFailedError
-from training.running.average import average_files
-from training.running.bad_batch import keep_batch
-from training.running.files import TrainedFiles
-from training.running.job import Batch, Job, prepare
+from training.records.average import average_files
+from training.records.bad_batch import keep_batch
+from training.records.files import TrainedFiles
+from training.records.logs import StepLog, open_sinks, write_epochs
+from training.records.report import write_training_report
+from training.records.state import Progressed, has_state, read_state, write_state
+from training.running.data import Batch
+from training.running.job import Job, prepare
 from training.running.judge import Judge
-from training.running.logs import StepLog, open_sinks, write_epochs
 from training.running.memory import save_activations
 from training.running.options import TrainOptions
-from training.running.report import write_training_report
-from training.running.state import Progressed, has_state, read_state, write_state
+from training.running.outcome import Trained
 from training.step import MicroBatch, NotFinite, StepResult, TrainingStep
 from training.targets import AnchorLabeler
 from verify.evaluation.ranks import Ranks, ranks
-from verify.evaluation.result import EvaluationResult
 
 _MOST_OVERFLOWS = 25
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training came to.
-
-    Attributes:
-        history: one row per epoch. best: AP of best.pth, None where nothing was judged. files: what was written.
-        evaluation: of best.pth on the validation images.
-    """
-
-    output: Path
-    epochs: int
-    steps: int
-    history: Sequence[dict[str, float]]
-    best: float | None
-    best_epoch: int | None
-    stopped: str
-    files: Sequence[Path]
-    evaluation: EvaluationResult | None = None
 
 
 def train(options: TrainOptions) -> Trained | None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.devices import usable_device
@@ -19,54 +15,17 @@ from effdet_model.nms_profiles import profile_from_config
 from porting.files import file_sha256, make_folder
 from porting.version import tool_version
 from training.recipes import Recipe, recipe
-from training.running.logs import EXTRA_LOGS
+from training.records.logs import EXTRA_LOGS
+from training.records.state import STATE_FILE
+from training.running.checkup import usable_data
+from training.running.data import Data, Loader
 from training.running.options import AMP, EVALUATED, RESETS, TrainOptions
 from training.running.rates import Schedule, schedule, shortened
+from training.running.sources import open_data, open_loader
 from training.running.starting_weights import Start, describe_file, starting_model
-from training.running.state import STATE_FILE
-from verify.evaluation.coco import CocoDataset
 from verify.evaluation.metrics import check_evaluator
 from verify.evaluation.ranks import Ranks
 from verify.report import check_report
-
-
-class Batch(Protocol):
-    """One process' part of a batch; see `training.data.loading`."""
-
-    @property
-    def images(self) -> Tensor: ...
-    @property
-    def boxes(self) -> Sequence[Tensor]: ...
-    @property
-    def classes(self) -> Sequence[Tensor]: ...
-    @property
-    def image_ids(self) -> Sequence[int]: ...
-
-
-class Loader(Protocol):
-    """Gives the same batches of an epoch whenever it is asked, in any number of processes."""
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]: ...
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is trained on and judged by.
-
-    Attributes:
-        images: how many to train on. label_map: class id, from 1 on, to name. loader: of the training images.
-        validation: None: nothing is judged. fingerprint: what must not change between a run and its resumption.
-    """
-
-    images: int
-    label_map: Mapping[int, str]
-    fingerprint: str
-    validation: CocoDataset | None
-    notes: tuple[str, ...] = ()
-    dataset: Any = None
 
 
 @dataclass(frozen=True)
@@ -194,8 +153,6 @@ def prepare(options: TrainOptions, rank: Ranks) -> Job:
     Raises:
         InputError: an option, the weights or the data is not as it must be.
     """
-    from training.running.sources import open_data, open_loader
-
     check_options(options)
     device = usable_device(options.device or _own_gpu(rank), "--device")
     if options.evaluate_every:
@@ -204,6 +161,8 @@ def prepare(options: TrainOptions, rank: Ranks) -> Job:
     chosen, notes = chosen_recipe(options, data.images)
     start = starting_model(options, chosen, data.label_map)
     profile_from_config(start.model.config, options.nms)
+    if options.examine:
+        data = usable_data(options, data, start.model.config, rank)
     if options.batch_size == "auto":
         from training.running.batch_size import largest_batch
 
@@ -238,15 +197,3 @@ def _own_gpu(rank: Ranks) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{rank.local_rank % torch.cuda.device_count()}"
-
-
-def fingerprint(parts: Mapping[str, Any]) -> str:
-    """A short hash of plain data."""
-    import hashlib
-
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def with_model(job: Job, model: EfficientDet) -> Job:
-    """The same job with another model."""
-    return dataclasses.replace(job, model=model)

@@ -41,7 +41,7 @@ class TrainOptions:
         patience: stop after so many evaluations without a better AP. keep: how many of the best are kept for `average`.
         average: at the end the mean of the best so many as average.pth.
         save_every: updates between two saves of the state within an epoch; 0: after each epoch only.
-        check: look at the data only.
+        examine: look at the data before the first step (`training.data.doctor`).
         extra_logs: "tensorboard", "wandb". report: write report.html.
         say, progress: how it is told what happens.
         command: as it was typed, for the report.
@@ -81,6 +81,7 @@ class TrainOptions:
     average: int = 0
     save_every: int = 0
     resume: bool = False
+    examine: bool = True
     extra_logs: tuple[str, ...] = ()
     report: bool = True
     say: Say = lambda text: None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.loop import Trained
+from training.running.outcome import Trained
 
 
 def trained_json(done: Trained) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from training.augmentation.settings import AugmentationSettings
 from training.data import DataSource, DetectionDataset, open_dataset
 from training.data.loading import TrainingLoader
 from training.recipes import Recipe
-from training.running.job import Data, fingerprint
+from training.running.data import Data, fingerprint
 from training.running.options import TrainOptions
 from verify.evaluation.coco import CocoDataset, ImageRecord
 from verify.evaluation.ranks import Ranks
@@ -40,7 +40,7 @@ def open_data(options: TrainOptions) -> Data:
         notes += [*validation.notes, f"{len(validation)} images to judge by."]
     parts = {"training": training.coco_annotations(), "validation": judged.annotations if judged else None}
     return Data(
-        len(training), dict(training.label_map), fingerprint(parts), judged, tuple(notes), dataset=training
+        len(training), dict(training.label_map), fingerprint(parts), judged, tuple(notes), training, validation
     )
 
 

@@ -23,7 +23,7 @@ def test_two_processes_are_one_with_twice_the_batch(repository: Path, tmp_path: 
         run_cli(
             repository, "train", "--output", out, "--variant", "d0", "--hparams", TINY_HPARAMS, "--coco", data,
             "--split", "train", "--val-split", "val", "--image-size", "128", "--batch-size", 4, "--epochs", 4,
-            "--evaluate-every", 4, "--no-report", processes=processes,
+            "--evaluate-every", 4, "--no-report", "--set", "drop_path=0,learning_rate=0.002", processes=processes,
         )  # fmt: skip
         rows = list(csv.DictReader((out / "steps.csv").open()))
         names = ("loss", "class_loss", "box_loss")

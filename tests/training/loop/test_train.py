@@ -18,10 +18,10 @@ from demo.drawn_dataset import draw_training_set
 from effdet_model import InputError, create_model
 from effdet_model.weights import read_metadata
 from porting.weights.files import write_weights
-from tests.training.loop.cases import TINY, TINY_HPARAMS, run_cli, tiny_model
+from tests.training.loop.cases import TINY, TINY_HPARAMS, tiny_model
 from training.loop import train
-from training.running.average import averaged
-from training.running.clean import clean_weights
+from training.records.average import averaged
+from training.records.clean import clean_weights
 from training.running.options import TrainOptions
 
 
@@ -104,26 +104,30 @@ def test_clean_names_a_file_by_its_values(trained: Path, tmp_path: Path) -> None
         clean_weights(tmp_path / "bad.safetensors", tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_undisturbed(repository: Path, data: Path, tmp_path: Path) -> None:
     """kill -9 after some updates; then the same bits as a run that nothing disturbed."""
+    how = {"save_every": 1, "average": 2, "settings": {"epochs": 3}}
+    train(options(data, tmp_path / "whole", **how))
     command = [
         "train", "--variant", "d0", "--hparams", TINY_HPARAMS, "--coco", data, "--split", "train", "--val-split", "val",
         "--image-size", "128", "--batch-size", 4, "--epochs", 3, "--save-every", 1, "--no-report", "--average", 2,
+        "--output", tmp_path / "cut",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run_cli(repository, *command, "--output", tmp_path / "whole", env=environment)
-    start = [sys.executable, str(repository / "cli.py"), *map(str, command), "--output", str(tmp_path / "cut")]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(start, cwd=repository, env=environment, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(
+        [sys.executable, str(repository / "cli.py"), *map(str, command)], cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     steps = tmp_path / "cut" / "steps.csv"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not (steps.exists() and steps.read_text().count("\n") > 5):  # in the second epoch
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert json.loads((tmp_path / "whole" / "last.json").read_text())["training"]["epoch"] == 3
-    run_cli(repository, *command, "--output", tmp_path / "cut", "--resume", env=environment)
+    assert not (tmp_path / "cut" / "average.pth").exists()
+    train(options(data, tmp_path / "cut", resume=True, **how))
     for name in ("last.pth", "last.json", "best.pth", "average.pth", "steps.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
 
@@ -251,3 +255,69 @@ def test_what_cannot_be_meant_is_refused_before_any_step(
     assert isinstance(done.exception, InputError), done.output
     assert message in str(done.exception) and len(str(done.exception)) < 600
     assert not (tmp_path / "out" / "last.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "new"),
+    [
+        ({"reset_head": "whole"}, ("class_net.",)),
+        ({"reset_head": "predict"}, ("class_net.predict.",)),
+        ({"hparams": {"num_scales": 2}}, ("box_net.predict.", "class_net.predict.")),
+        ({}, ()),
+    ],
+)
+def test_what_of_the_weights_begins_anew(
+    data: Path, tmp_path: Path, more: dict[str, object], new: tuple[str, ...]
+) -> None:
+    from training.recipes import recipe
+    from training.running.starting_weights import starting_model
+
+    names = {1: "disc", 2: "square", 3: "triangle"}
+    model = tiny_model(torch.float32, label_map=names)
+    weights = tmp_path / "three.pth"
+    write_weights(weights, dict(model.state_dict()), {"format_version": 1, "config": model.config.to_dict()})
+    start = starting_model(TrainOptions(tmp_path, weights=weights, **more), recipe("google"), names)
+    before, after = model.state_dict(), start.model.state_dict()
+    assert set(start.replaced) == {name for name in after if new and name.startswith(new)}
+    assert set(start.kept) | set(start.replaced) == set(after)
+    assert all(torch.equal(after[name], before[name]) for name in start.kept)
+    for name in start.replaced:
+        if name.endswith("conv_dw.weight"):  # google/automl's: fan in 9 C
+            assert abs(float(after[name].std()) * (9 * after[name].shape[0]) ** 0.5 - 1) < 0.35
+    other = starting_model(TrainOptions(tmp_path, weights=weights), recipe("google"), {**names, 3: "star"})
+    assert set(other.replaced) == {name for name in after if name.startswith("class_net.predict.")}
+
+
+def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
+    from training.recipes import recipe
+    from training.running.starting_weights import starting_model
+
+    model = tiny_model(torch.float32)
+    weights = tmp_path / "three.pth"
+    write_weights(weights, dict(model.state_dict()), {"format_version": 1, "config": model.config.to_dict()})
+    how = TrainOptions(tmp_path, weights=weights, hparams={"fpn_num_filters": 16})
+    with pytest.raises(InputError, match="expected tensors that fit the model but for the layers that predict"):
+        starting_model(how, recipe("google"), {1: "a", 2: "b", 3: "c"})
+    with pytest.raises(InputError, match="expected --weights FILE or --variant NAME"):
+        starting_model(TrainOptions(tmp_path), recipe("google"), {1: "a"})
+
+
+def test_check_looks_at_the_data_alone(data: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from command_line.training import train as command
+
+    where = ["--output", str(tmp_path / "out"), "--coco", str(data), "--split", "train", "--val-split", "val"]
+    model = ["--variant", "d0", "--hparams", TINY_HPARAMS, "--image-size", "128"]
+    done = CliRunner().invoke(command, [*where, *model, "--check"])
+    assert done.exit_code == 0 and "12 pictures" in done.output and "3 classes" in done.output
+    assert (tmp_path / "out" / "data" / "data.json").is_file() and not (tmp_path / "out" / "last.pth").exists()
+
+
+def test_hparams_file_is_the_configuration(trained: Path) -> None:
+    from effdet_model import get_config
+    from effdet_model.hparams import parse_hparams
+
+    config = create_model(weights=trained / "last.pth").config
+    again = get_config("d0", **parse_hparams(str(trained / "hparams.yaml")).fields)
+    assert again.replace(norm_kwargs=config.norm_kwargs, backbone_args=config.backbone_args) == config

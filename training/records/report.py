@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.records.logs import STEPS_FILE, read_rows
+from training.records.pictures import first_batches
 from training.running.job import Job
-from training.running.logs import STEPS_FILE, read_rows
-from training.running.pictures import first_batches
+from training.running.outcome import Trained
 from verify.evaluation.result import EvaluationResult
 from verify.report import write_report
 from verify.report.blocks import (
@@ -30,8 +31,6 @@ from verify.report.figures import SERIES, base_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-    from training.loop import Trained
 
 STEM = "report"
 _MOST_POINTS = 2000

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from effdet_model.weights import metadata_path, read_state_dict
+from training.records.hparams import write_hparams
+from training.records.state import Progressed, write_trained
 from training.running.job import Job
-from training.running.state import Progressed, write_trained
 
 BEST, LAST, AVERAGE, KEPT_FOLDER = "best.pth", "last.pth", "average.pth", "kept"
 
@@ -21,6 +22,8 @@ class TrainedFiles:
         self.job = job
         self.folder = job.options.output
         self.best, self.last = self.folder / BEST, self.folder / LAST
+        if job.rank.is_first:
+            write_hparams(job.config, self.folder)
 
     def write(self, weights: dict[str, Tensor], variables: str, progressed: Progressed) -> None:
         """After an epoch: last.pth, and best.pth where it is the best so far, or nothing is judged."""

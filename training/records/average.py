@@ -10,9 +10,9 @@ from torch import Tensor
 
 from effdet_model.errors import InputError
 from effdet_model.weights import read_state_dict
-from training.running.files import AVERAGE, KEPT_FOLDER
+from training.records.files import AVERAGE, KEPT_FOLDER
+from training.records.state import Progressed, write_trained
 from training.running.job import Job
-from training.running.state import Progressed, write_trained
 
 
 def average_files(job: Job, progressed: Progressed, count: int) -> Path | None:

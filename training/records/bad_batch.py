@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from porting.files import atomic_write, make_folder
-from training.running.job import Batch
+from training.running.data import Batch
 
 FOLDER = "not_finite"
 

@@ -16,7 +16,7 @@ from effdet_model.factory import resolve_config
 from effdet_model.weights import WEIGHT_SUFFIXES, load_into, read_metadata, read_weights
 from porting.recognise.files import weight_settings
 from porting.weights.files import check_output, file_sha256, write_weights
-from training.running.state import trained_metadata
+from training.records.state import trained_metadata
 
 _HASH = 8
 """Characters of the hash in a name, as torch.hub and effdet's releases have it."""
