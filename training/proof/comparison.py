@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -28,7 +29,8 @@ _TENSORS = {
 
 
 def compare_steps(
-    reference: Sequence[StepTrace], port: Sequence[StepTrace], single: Sequence[StepTrace] | None = None
+    reference: Sequence[StepTrace], port: Sequence[StepTrace], single: Sequence[StepTrace] | None = None,
+    clip_norm: float = math.inf,
 ) -> list[Compared]:
     """All rows, in the order in which one value leads to the next.
 
@@ -37,6 +39,7 @@ def compare_steps(
         single: the reference in float32. Then the port may be `MULTIPLE` times as far from the reference as it is, or
             as its median tensor of the kind is; after the first step alone, since each step multiplies what was
             rounded.
+        clip_norm: what gradients were clipped to.
     """
     rows: list[Compared] = []
     last = len(reference) - 1
@@ -52,8 +55,10 @@ def compare_steps(
         rates = sum(trace.rate for trace in reference[:step])
         for kind in kinds:
             sides = [getattr(side, _TENSORS[kind]) if side else None for side in (theirs, own, other)]
-            share = {"gradient": 1.0, "statistic": 0.0}.get(kind, rates)
-            rows += _tensors(kind, step, *sides, share * largest)  # type: ignore[arg-type]
+            moving = rates * min(largest, clip_norm)
+            rows += _tensors(  # type: ignore[arg-type]
+                kind, step, *sides, {"gradient": largest, "statistic": 0.0}.get(kind, moving)
+            )
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,13 +155,14 @@ def _result(
     seconds: dict[str, float], versions: Mapping[str, str],
 ) -> ProofResult:
     exact, own, single = sides
-    clipped = sum(trace.norm > recipe.clip_norm for trace in exact) if recipe.clip_mode != "none" else 0
-    if not clipped and recipe.clip_mode != "none":
+    limit = recipe.clip_norm if recipe.clip_mode != "none" else math.inf
+    clipped = sum(trace.norm > limit for trace in exact)
+    if not clipped and limit < math.inf:
         notes.append("No gradient was long enough to be clipped.")
     return ProofResult(
         variant=model.config.name, against=against, recipe=recipe.to_dict(), dtype=options.dtype, steps=len(batches),
         images=len(batches[0].images), image_size=model.config.image_size,
-        rows=compare_steps(exact, own, single),
+        rows=compare_steps(exact, own, single, limit),
         losses=[(theirs.losses["loss"], ours.losses["loss"]) for theirs, ours in zip(exact, own, strict=True)],
         clipped=clipped, notes=notes, environment=environment(versions), seconds=seconds,
     )  # fmt: skip
