@@ -53,12 +53,11 @@ def compare_steps(
         rows += _losses(step, theirs, own, other)
         kinds = [kind for kind in _TENSORS if place in (0, last) and (kind != "gradient" or place == 0)]
         rates = sum(trace.rate for trace in reference[:step])
+        moving = rates * min(largest, clip_norm)
         for kind in kinds:
-            sides = [getattr(side, _TENSORS[kind]) if side else None for side in (theirs, own, other)]
-            moving = rates * min(largest, clip_norm)
-            rows += _tensors(  # type: ignore[arg-type]
-                kind, step, *sides, {"gradient": largest, "statistic": 0.0}.get(kind, moving)
-            )
+            first, second, third = (getattr(side, _TENSORS[kind]) if side else {} for side in (theirs, own, other))
+            zero = {"gradient": largest, "statistic": 0.0}.get(kind, moving)
+            rows += _tensors(kind, step, first, second, third if other else None, zero)
     return rows
 
 

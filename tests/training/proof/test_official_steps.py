@@ -18,6 +18,8 @@ TERMS = {"cls_loss": "loss/class_loss", "box_loss": "loss/box_loss", "det_loss":
 
 STEPS_RUN = {"d0": 3, "lite0": 1}
 """The third step's loss depends on the momentum. lite0 multiplies what the official float32 rounds."""
+TOLERANCE = {"d0": 1e-5, "lite0": 1e-4}
+"""Of loss terms. In float32 on the machine that made the file they are equal to 2e-7."""
 
 
 @pytest.mark.slow
@@ -39,7 +41,7 @@ def test_steps_are_google_automls(variant: str) -> None:
     for official_name, name in TERMS.items():
         assert len(terms[official_name]) == STEPS
         own = [float(step[name]) for step in found]
-        np.testing.assert_allclose(own, terms[official_name][: len(own)], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(own, terms[official_name][: len(own)], rtol=TOLERANCE[variant], err_msg=name)
     compared = 0
     for name, wanted in zip(stored["names"].item().split("\n"), stored["0"], strict=True):
         base, _, slot = name.rpartition("/")
@@ -49,7 +51,7 @@ def test_steps_are_google_automls(variant: str) -> None:
         variable = base if averaged else name
         own_value = sampled(found[0][f"{'average' if averaged else 'variable'}/{variable}"])
         moved = np.abs(wanted - sampled(source.read(variable, "ema"))).max()
-        allowed = 2e-6 * np.abs(wanted).max() + 1e-3 * moved
+        allowed = 2e-6 * np.abs(wanted).max() + 100 * TOLERANCE[variant] * moved
         assert np.abs(own_value - wanted).max() <= allowed, (name, own_value, wanted)
         compared += 1
     assert compared == 2 * sum(name.startswith("variable/") for name in found[0])

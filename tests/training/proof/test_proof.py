@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from training.proof.comparison import compare_steps
 from training.proof.report import proof_report, write_proof
 from training.proof.run import ProofOptions, drawn_batches, prove
 from training.proof.tensorflow_side import declared_settings, reader_of
+from training.proof.trace import StepTrace
 from training.recipes import recipe
 from training.running.options import TrainOptions
 from verify.report.markdown import render_markdown
@@ -73,21 +76,17 @@ def test_float32_is_judged_by_tensorflows_own_rounding() -> None:
     assert all(row.ok for row in compare_steps(exact, noisy, noisy, 10.0))
     wrong = copy.deepcopy(noisy)
     name = "fpn.cell.0.fnode.0.after_combine.conv.conv_pw.weight"
-    flat = wrong[0].parameters[name].reshape(-1)  # type: ignore[union-attr]
-    flat[abs(flat).argmax()] *= 1.0001
+    values = wrong[0].parameters[name]
+    values[np.unravel_index(abs(values).argmax(), values.shape)] *= 1.0001
     failed = [row for row in compare_steps(exact, wrong, noisy, 10.0) if not row.ok]
     assert [(row.kind, row.step, row.name) for row in failed] == [("parameter", 1, name)]
 
 
-def _rounded(step: object) -> object:
-    import dataclasses
-
-    import numpy as np
-
+def _rounded(step: StepTrace) -> StepTrace:
     kinds = ("gradients", "parameters", "statistics", "averages")
     return dataclasses.replace(
         step, **{kind: {key: np.float32(value) for key, value in getattr(step, kind).items()} for kind in kinds}
-    )  # type: ignore[type-var]
+    )
 
 
 def test_effdets_own_steps() -> None:
