@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from command_line import PATH, command_text, json_option, print_json
+from command_line import EXIT_CHECK_FAILED, PATH, command_text, console, json_option, print_json
+
+if TYPE_CHECKING:
+    from training.running.options import TrainOptions
 
 
 @click.command()
@@ -61,11 +65,19 @@ from command_line import PATH, command_text, json_option, print_json
 @click.option("--tensorboard", is_flag=True, help="Log to OUTPUT/tensorboard too.")
 @click.option("--wandb", is_flag=True, help="Log to Weights & Biases too.")
 @click.option("--report/--no-report", default=True, show_default=True, help="report.html.")
+@click.option("--prove", is_flag=True, help="Train nothing: compare the first steps, value by value, with TensorFlow's "
+              "(recipe google) or effdet's (recipe effdet); without data on noise. Writes proof.json, .md, .html.")
+@click.option("--prove-steps", type=click.IntRange(1, 100), default=5, show_default=True, help="Of --prove.")
+@click.option("--prove-images", type=click.IntRange(1, 64), default=2, show_default=True, help="Of each step.")
+@click.option("--prove-dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
+              help="float64: equal to 1e-9; float32: within TensorFlow's own rounding, one step.")
+@click.option("--prove-checkpoint", metavar="PATH", help="What --weights were ported from, for TensorFlow to read.")
 @json_option
 def train(
     pairs: tuple[str, ...], epochs: int | None, batch_size: str | None, learning_rate: float | None,
     freeze: str | None, freeze_statistics: bool, seed: int | None, hparams: str | None, tensorboard: bool,
-    wandb: bool, check: bool, report: bool, as_json: bool, **how: Any,
+    wandb: bool, check: bool, report: bool, as_json: bool, prove: bool, prove_steps: int, prove_images: int,
+    prove_dtype: str, prove_checkpoint: str | None, **how: Any,
 ) -> None:
     """Train or fine-tune a model; under torchrun with several processes.
 
@@ -92,6 +104,8 @@ def train(
             extra_logs=logs, progress=shown, say=lambda text: click.echo(text, err=as_json), report=report,
             command=command_text(), **how,
         )  # fmt: skip
+        if prove:
+            return _prove(options, (prove_steps, prove_images, prove_dtype, prove_checkpoint, hparams), as_json)
         found, files = check_data(options) if check else (None, [])
         done = run(options) if not check else None
     if found is not None:
@@ -100,6 +114,23 @@ def train(
         found.refuse()
     elif done is not None:  # under torchrun the first process speaks
         print_json(trained_json(done)) if as_json else click.echo(trained_summary(done))
+
+
+def _prove(options: TrainOptions, how: tuple[Any, ...], as_json: bool) -> None:
+    from training.proof.command import ProveOptions, run_proof
+    from training.proof.report import print_proof, write_proof
+    from verify.report import check_report
+
+    check_report(options.output)
+    result = run_proof(options, ProveOptions(*how))
+    pages = write_proof(result, options.output)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_proof(result, console())
+        for page in pages:
+            click.echo(page)
+    sys.exit(0 if result.passed else EXIT_CHECK_FAILED)
 
 
 @click.command()

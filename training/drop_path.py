@@ -9,7 +9,8 @@ from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
 from training.recipes import Recipe
 
-_WITHOUT = ("efficientnet-b0", "efficientnet-lite0")
+_WITHOUT = ("efficientnet-b0",)
+"""efficientdet_arch.py (6a54c87) looks for "b0" in the name, which "efficientnet-lite0" has not."""
 _GOOGLE_RATE = 0.2
 
 
@@ -34,7 +35,7 @@ def apply_drop_path(backbone: nn.Module, config: EfficientDetConfig, recipe: Rec
 
 
 def drop_path_rate(config: EfficientDetConfig, recipe: Recipe) -> float:
-    """The rate of the deepest block, about; google/automl: none for b0 and lite0, 1 - 0.8 for all others."""
+    """The rate of the deepest block, about; google/automl: none for b0, 1 - 0.8 for all others, lite0 too."""
     if recipe.drop_path == "google":
         return 0.0 if config.backbone_name in _WITHOUT else _GOOGLE_RATE
     if recipe.drop_path == "model":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ def add_decay(kernels: Sequence[nn.Parameter], weight_decay: float) -> None:
         torch._foreach_add_([grad for grad, _ in pairs], [kernel for _, kernel in pairs], alpha=weight_decay)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], mode: str, limit: float) -> Tensor:
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], mode: str, limit: float, stacked: Collection[nn.Parameter] = ()
+) -> Tensor:
     """Clip in place.
 
     Args:
+        stacked: parameters whose rows are each a variable of its own in TensorFlow (fusion weights).
         mode: "variables_then_global": every gradient longer than `limit` is brought to that length, then all of them
             together (google/automl); "norm" (together alone), "value", "agc": timm's; "none".
 
@@ -34,7 +37,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], mode: str, limit: float) 
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     before = global_norm(gradients)
     if mode == "variables_then_global":
-        _clip_each(gradients, limit)
+        _clip_each(_of_variables(parameters, stacked), limit)
         together = global_norm(gradients)
         torch._foreach_mul_(gradients, limit * torch.minimum(1 / together, together.new_tensor(1 / limit)))
     elif mode != "none":
@@ -42,6 +45,16 @@ def clip_gradients(parameters: Sequence[nn.Parameter], mode: str, limit: float) 
 
         dispatch_clip_grad(parameters, limit, mode=mode)
     return before
+
+
+def _of_variables(parameters: Sequence[nn.Parameter], stacked: Collection[nn.Parameter]) -> list[Tensor]:
+    """The gradients as views, one for each variable that TensorFlow has."""
+    rows = {id(parameter) for parameter in stacked}
+    views: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            views += [*parameter.grad] if id(parameter) in rows else [parameter.grad]
+    return views
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:

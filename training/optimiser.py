@@ -87,14 +87,14 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return _of_timm(groups, recipe)
 
 
-def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What has weight decay and is not frozen: kernels of convolutions and linear layers.
+def decayed_parameters(model: nn.Module, frozen: bool = False) -> list[nn.Parameter]:
+    """What has weight decay: kernels of convolutions and linear layers, not those that are frozen unless asked for.
 
     google/automl's expression is `.*(kernel|weight):0`: no bias, batch norm or fusion weight has such a name.
     """
     return [
         parameter for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.ndim >= 2 and name.rsplit(".", 1)[-1] == "weight"
+        if (frozen or parameter.requires_grad) and parameter.ndim >= 2 and name.rsplit(".", 1)[-1] == "weight"
     ]  # fmt: skip
 
 

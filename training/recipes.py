@@ -75,7 +75,7 @@ class Recipe:
         initial_weights: of what does not come from a file: "google" or "effdet" (`effdet_model.initial_weights`).
         batch_norm_momentum: PyTorch's (0.01 is TensorFlow's 0.99) of all batch norms.
         backbone_batch_norm_momentum: of the backbone's; None keeps timm's.
-        drop_path: "google": none for b0 and lite0, 0.2 for all other backbones; "model": as the config's
+        drop_path: "google": none for b0, 0.2 for all other backbones; "model": as the config's
             backbone_args say; or a rate. It grows with the depth.
         freeze: regular expression, matched at the beginning of a parameter's name (`backbone`, `backbone|fpn`): these
             stay as they are.

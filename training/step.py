@@ -92,6 +92,10 @@ class TrainingStep:
         self.device = next(model.parameters()).device
         self.optimizer = build_optimizer(model, recipe)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.fusion_weights = [
+            parameter for name, parameter in model.named_parameters()
+            if parameter.requires_grad and name.endswith(".edge_weights")
+        ]  # fmt: skip
         self.kernels = decayed_parameters(model) if recipe.weight_decay_in == "loss" and recipe.weight_decay else []
         self.ema = MovingAverage(model, recipe) if recipe.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
@@ -122,7 +126,8 @@ class TrainingStep:
         losses = self._over_processes(losses)
         losses = {"loss": losses["loss"], "detection_loss": losses["loss"], **losses}
         if self.kernels:
-            losses["reg_l2_loss"] = kernel_loss(self.kernels, self.recipe.weight_decay)
+            counted = decayed_parameters(self.model, frozen=self.recipe.generation == "tf1")  # as each trainer counts
+            losses["reg_l2_loss"] = kernel_loss(counted, self.recipe.weight_decay)
             losses["loss"] = losses["loss"] + losses["reg_l2_loss"]
             add_decay(self.kernels, self.recipe.weight_decay)
         return losses
@@ -133,7 +138,7 @@ class TrainingStep:
         Raises:
             NotFinite: nothing was moved.
         """
-        norm = clip_gradients(self.parameters, self.recipe.clip_mode, self.recipe.clip_norm)
+        norm = clip_gradients(self.parameters, self.recipe.clip_mode, self.recipe.clip_norm, self.fusion_weights)
         finite = bool(torch.isfinite(losses["loss"])) and (self.scaler.is_enabled() or bool(torch.isfinite(norm)))
         if not finite:
             raise NotFinite({name: float(value) for name, value in losses.items()}, float(norm))
