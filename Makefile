@@ -17,10 +17,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
+	rm -rf *.egg-info
 	$(BIN)/python -m pip install --quiet --editable ".[all]"
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
+	rm -rf *.egg-info
 	$(BIN)/python -m pip install --quiet --editable ".[all,dev]"
 	touch $(VENV)/.demo $@
 
