@@ -233,7 +233,7 @@ def test_the_model_is_looked_at_anew_in_every_call(model, pictures):
 
 def test_wrapped_models(model, pictures):
     expected = Detector(model)(pictures[0])[0]
-    parallel = torch.nn.DataParallel
+    model, parallel = copy.deepcopy(model), torch.nn.DataParallel  # which moves a model to the GPU
     for wrapped in (parallel(model), AveragedModel(model), parallel(AveragedModel(model))):
         same(Detector(wrapped)(pictures[0])[0], expected)
     with pytest.raises(InputError, match="Detector: expected a model as create_model makes it, found Linear without"):
