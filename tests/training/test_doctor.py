@@ -40,7 +40,7 @@ def test_good_data_has_no_errors_and_no_warnings(tmp_path: Path) -> None:
     assert kinds(found, "error") == kinds(found, "warning") == set()
     assert found.classes == {"disc": 10, "square": 10, "triangle": 10} and found.boxes == 30
     found.refuse()
-    assert found.picture is None and found.lines()[0] == "15 pictures, 30 boxes, 3 classes"
+    assert found.picture is not None and found.lines()[0] == "15 pictures, 30 boxes, 3 classes"
     assert kinds(examine(drawn(tmp_path / "drawn", 30), small_config(128)), "warning") == set()
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,7 @@ class Picture:
     size: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """One box as a reader gives it: category id of the data, corners as the data means them."""
 
     image_id: int

@@ -36,7 +36,7 @@ def examine(
         config: of the model that is to be trained: classes, image size, anchors.
         validation: the validation set, to find pictures that are in both.
         every_image: decode every picture whole; else some 2000 of them, and the first bytes of all others.
-        picture: draw examples of the findings.
+        picture: draw examples of the findings, and of the boxes as they were read.
         workers: threads.
         progress: called with (pictures read, how many there are).
 
@@ -105,7 +105,7 @@ def _size_findings(config: EfficientDetConfig) -> list[Finding]:
 
 
 def _sheet(dataset: DetectionDataset, files: Sequence[File], findings: Sequence[Finding]) -> Image.Image | None:
-    """Examples of all findings, in turns."""
+    """Examples of all findings, in turns; then pictures from all over the data, to see whether boxes fit them."""
     shown = [finding for finding in findings if finding.examples]
     turns = [
         (finding.kind, finding.examples[turn])
@@ -113,6 +113,8 @@ def _sheet(dataset: DetectionDataset, files: Sequence[File], findings: Sequence[
         for finding in shown
         if turn < len(finding.examples)
     ]
+    spread = np.linspace(0, len(dataset) - 1, min(len(dataset), _TILES)).round().astype(int).tolist()
+    turns += [("as read", Place(index)) for index in spread]
     tiles: list[Tile] = []
     for kind, place in turns:
         if files[place.index].problem is None and len(tiles) < _TILES:

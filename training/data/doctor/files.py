@@ -19,6 +19,8 @@ Progress = Callable[[int, int | None], None]
 _EXAMPLES = 6
 _WHOLE = 2000
 """So many pictures are decoded whole, evenly spread; of the others only the first bytes are read."""
+_BEGINNING = 1 << 16
+"""Bytes by which copies are found, with the file's size."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,15 @@ def _read(picture: Picture, whole: bool) -> File:
         return File(None, f"{path}: expected an image file, found none", missing=True)
     try:
         if not whole:
-            return File(image_size(path), digest=_digest(path.read_bytes()[: 1 << 16], path.stat().st_size))
+            with open(path, "rb") as file:
+                return File(image_size(path), digest=_digest(file.read(_BEGINNING), path.stat().st_size))
         data = path.read_bytes()
         height, width = decode_image(data, name=str(path)).shape[:2]
     except OSError as error:
         return File(None, f"{path}: expected a readable image file, found: {error.strerror}")
     except InputError as error:
         return File(None, str(error))
-    return File((height, width), digest=_digest(data[: 1 << 16], len(data)))
+    return File((height, width), digest=_digest(data[:_BEGINNING], len(data)))
 
 
 def _digest(beginning: bytes, size: int) -> bytes:

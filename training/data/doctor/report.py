@@ -58,7 +58,7 @@ class DataReport:
         findings: errors first.
         pictures, boxes, classes: counts; boxes without crowds by class name.
         unusable: indices of pictures that are missing or cannot be decoded.
-        picture: examples of the findings with their boxes; None without any.
+        picture: examples of the findings, and other pictures with their boxes; None where none is drawn.
         names: of the pictures in `findings`, by index.
     """
 
@@ -123,7 +123,7 @@ class DataReport:
         }  # fmt: skip
 
     def save(self, folder: Path) -> list[Path]:
-        """Write `data.json`, and `data.png` where there are examples.
+        """Write `data.json`, and `data.png` where something was drawn.
 
         Raises:
             InputError: the folder cannot be written to.
