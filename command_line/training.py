@@ -118,7 +118,7 @@ def train(
 
 def _prove(options: TrainOptions, how: tuple[Any, ...], as_json: bool) -> None:
     from training.proof.command import ProveOptions, run_proof
-    from training.proof.report import print_proof, write_proof
+    from training.proof.show import print_proof, write_proof
     from verify.report import check_report
 
     check_report(options.output)

@@ -23,6 +23,9 @@ _ROUNDINGS = 64
 """A gradient smaller than so many units of rounding of the largest one counts as zero, and so does what it moves:
 biases before batch norms have no gradient, but for rounding."""
 
+_STATISTICS_SHARE = 0.01
+"""Of a batch in moving statistics. The mean of a linear map of what a batch norm centred is zero, but for rounding."""
+
 _TENSORS = {
     "gradient": "gradients", "parameter": "parameters", "statistic": "statistics", "average": "averages",
 }  # fmt: skip
@@ -54,9 +57,10 @@ def compare_steps(
         kinds = [kind for kind in _TENSORS if place in (0, last) and (kind != "gradient" or place == 0)]
         rates = sum(trace.rate for trace in reference[:step])
         moving = rates * min(largest, clip_norm)
+        counted = _STATISTICS_SHARE * step * max((_peak(value) for value in theirs.statistics.values()), default=0.0)
         for kind in kinds:
             first, second, third = (getattr(side, _TENSORS[kind]) if side else {} for side in (theirs, own, other))
-            zero = {"gradient": largest, "statistic": 0.0}.get(kind, moving)
+            zero = {"gradient": largest, "statistic": counted, "average": max(moving, counted)}.get(kind, moving)
             rows += _tensors(kind, step, first, second, third if other else None, zero)
     return rows
 

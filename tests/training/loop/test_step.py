@@ -29,7 +29,11 @@ def google_steps(model: EfficientDet, settings: Recipe, work: MicroBatch, rates:
         loss = loss + 4e-5 * sum(0.5 * kernel.square().sum() for kernel in kernels)
         grads = dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True), strict=True))
         grads = {name: grad for name, grad in grads.items() if grad is not None}
-        clipped = {name: grad * 10.0 / max(float(grad.norm()), 10.0) for name, grad in grads.items()}
+        clipped = {
+            name: grad.clamp(-10, 10) if name.endswith("edge_weights")  # each a variable of its own, a scalar
+            else grad * 10.0 / max(float(grad.norm()), 10.0)
+            for name, grad in grads.items()
+        }  # fmt: skip
         together = float(torch.stack([grad.norm() for grad in clipped.values()]).norm())
         clipped = {name: grad * 10.0 * min(1 / together, 1 / 10.0) for name, grad in clipped.items()}
         with torch.no_grad():

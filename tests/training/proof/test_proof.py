@@ -16,8 +16,8 @@ from tests.training.proof.cases import SIZE, TINY, batches, judged, model, port,
 from training.gradients import clip_gradients
 from training.proof.command import ProveOptions, run_proof
 from training.proof.comparison import compare_steps
-from training.proof.report import proof_report, write_proof
 from training.proof.run import ProofOptions, drawn_batches, prove
+from training.proof.show import proof_report, write_proof
 from training.proof.tensorflow_side import declared_settings, reader_of
 from training.proof.trace import StepTrace
 from training.recipes import recipe
