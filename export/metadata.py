@@ -10,9 +10,9 @@ from effdet_model.config import EfficientDetConfig
 from effdet_model.labels import resolve_label_map
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import METADATA_KEY
+from export.graph.tensorrt import NOT_RUN, efficient_nms_profile
 from export.network import InputKind, input_channels
 from export.outputs import DETECTION_OUTPUTS, INPUT, level_names
-from export.tensorrt import NOT_RUN, efficient_nms_profile
 from porting.version import TOOL, tool_version
 
 KEY = METADATA_KEY

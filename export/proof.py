@@ -16,8 +16,8 @@ from effdet_model.config import EfficientDetConfig
 from effdet_model.nms import postprocess
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.preprocessing import normalize
+from export.graph.onnx_graph import suppression_model
 from export.network import InputKind, input_channels
-from export.onnx_graph import suppression_model
 from export.outputs import INPUT, level_names
 from export.runtimes import Outputs, Run, detections_of, load_file
 from export.truth import Levels, Truth, worst

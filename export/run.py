@@ -17,12 +17,12 @@ from typing import Any
 from effdet_model.efficientdet import EfficientDet
 from effdet_model.factory import create_model
 from effdet_model.weights import read_metadata
+from export.graph.tensorrt import NOT_RUN
 from export.metadata import file_metadata
 from export.network import ExportedNetwork
 from export.options import ExportOptions, check_options, companions, suppression
 from export.proof import Check, prove
 from export.runtimes import runtime_version
-from export.tensorrt import NOT_RUN
 from export.truth import check_truth, opened_truth
 from export.write import Job, write
 from porting.files import atomic_write, file_sha256, sync_folder

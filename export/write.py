@@ -13,9 +13,9 @@ from typing import Any
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.nms_profiles import NmsProfile
+from export.graph.onnx_graph import OPSET, append_detections
 from export.metadata import KEY
 from export.network import ExportedNetwork, InputKind, example_input, exported_program
-from export.onnx_graph import OPSET, append_detections
 from export.outputs import INPUT, level_names
 
 

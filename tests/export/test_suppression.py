@@ -11,11 +11,11 @@ import pytest
 from effdet_model.config import EfficientDetConfig
 from effdet_model.nms_profiles import PROFILES, NmsProfile
 from effdet_model.variants import get_config
-from export.onnx_graph import detection_nodes, suppression_model
+from export.graph.onnx_graph import detection_nodes, suppression_model
+from export.graph.tensorrt import efficient_nms_profile
 from export.outputs import DETECTION_OUTPUTS
 from export.proof import expected_detections
 from export.runtimes import Run, detections_of, load_file
-from export.tensorrt import efficient_nms_profile
 from tests.export.levels import KINDS, made_up_levels
 
 CONFIG = get_config("d0", image_size=(128, 192), num_classes=7)

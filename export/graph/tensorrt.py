@@ -8,8 +8,8 @@ from effdet_model.anchors import anchors_from_config
 from effdet_model.config import EfficientDetConfig
 from effdet_model.nms import CLASS_OFFSET
 from effdet_model.nms_profiles import NmsProfile, resolve_profile
-from export.candidates import FlatOutputs
-from export.nodes import Nodes
+from export.graph.candidates import FlatOutputs
+from export.graph.nodes import Nodes
 from export.outputs import BOXES, CLASSES, NUM_DETECTIONS, SCORES
 
 NOT_RUN = (

@@ -7,11 +7,11 @@ from typing import Any
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.nms_profiles import NmsProfile
-from export.candidates import flat_outputs
-from export.nodes import Nodes
+from export.graph.candidates import flat_outputs
+from export.graph.nodes import Nodes
+from export.graph.suppression import suppress
+from export.graph.tensorrt import append_efficient_nms, efficient_nms_profile
 from export.outputs import BOXES, CLASSES, NUM_DETECTIONS, SCORES, level_names
-from export.suppression import suppress
-from export.tensorrt import append_efficient_nms, efficient_nms_profile
 
 OPSET = 18
 """Of everything written here: old enough for the runtimes that people have, new enough for reductions over inputs."""

@@ -12,7 +12,7 @@ from effdet_model.anchors import anchors_from_config
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
 from effdet_model.nms_profiles import NmsProfile
-from export.nodes import Nodes
+from export.graph.nodes import Nodes
 
 MOST_PAIRS = 2**31 - 1
 """Pairs of anchor and class are numbered with 32 bits in some runtimes."""

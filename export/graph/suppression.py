@@ -16,8 +16,8 @@ from effdet_model.anchors import anchors_from_config
 from effdet_model.config import EfficientDetConfig
 from effdet_model.nms import CLASS_OFFSET
 from effdet_model.nms_profiles import NmsProfile
-from export.candidates import CandidateNames, FlatOutputs, candidates, decoded, exponential, sigmoid
-from export.nodes import Nodes
+from export.graph.candidates import CandidateNames, FlatOutputs, candidates, decoded, exponential, sigmoid
+from export.graph.nodes import Nodes
 from export.outputs import BOXES, CLASSES, NUM_DETECTIONS, SCORES
 
 _GONE = -1.0
