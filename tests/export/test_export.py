@@ -104,7 +104,7 @@ def test_it_says_what_it_is_and_what_proved_it(onnx_file: Path, weights: Path) -
     assert metadata["source"]["sha256"] == of_weights["source"]["sha256"]
     assert metadata["suppression"]["name"] == "numpy_gaussian" and metadata["labels"]["1"] == "person"
     record = json.loads(onnx_file.with_name("d0.onnx.proof.json").read_text())
-    assert record["passed"] and record["checkpoint_sha256"] == metadata["source"]["sha256"]
+    assert record["passed"] and record["evidence"]["checkpoint_sha256"] == metadata["source"]["sha256"]
     assert {check["name"] for check in record["checks"]} >= {
         "levels of drawn pictures, batch 1", "levels of noise, batch 3", "detections of noise, batch 3",
         "made-up levels, the second image empty, batch 3",
