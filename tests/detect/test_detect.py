@@ -199,7 +199,7 @@ def test_boxes_that_are_not_finite_are_left_out(options, weights, tmp_path):
         ({"score_threshold": 1.5}, "--score-threshold: expected a number from 0 to 1, found 1.5"),
         ({"min_score": float("nan")}, "--min-score: expected a number from 0 to 1, found nan"),
         ({"max_detections": 0}, "--max-detections: expected at least 1, found 0"),
-        ({"batch_size": 0}, "batch size: expected at least 1, found 0"),
+        ({"batch_size": 0}, "batch_size: expected a whole number from 1 to 1048576, found 0"),
         ({"nms": "soft"}, "unknown suppression profile: 'soft'"),
         ({"device": "cuda:99"}, "--device: expected a device that works here, found 'cuda:99'"),
         ({"label_map": "imagenet"}, "unknown label map: 'imagenet'"),
