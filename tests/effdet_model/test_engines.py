@@ -18,7 +18,7 @@ SIZE = (128, 96)
 @pytest.fixture
 def model() -> Any:
     torch.manual_seed(0)
-    return create_model("d0", image_size=SIZE, num_classes=4)
+    return create_model("d0", image_size=SIZE, num_classes=4, fpn_cell_repeats=1, box_class_repeats=1)
 
 
 def images(number: int) -> Tensor:
@@ -94,10 +94,15 @@ def test_unknown_engines(model: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_other_runtimes(
-    name: str, model: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Proved once, kept, and made anew where the file is no longer the one that was proved."""
     pytest.importorskip(name)
+    torch.manual_seed(0)
+    model: Any = create_model(  # small, as each export takes its time
+        "efficientdet_d0", backbone_name="test_efficientnet", image_size=SIZE, num_classes=4, fpn_cell_repeats=1,
+        box_class_repeats=1,
+    )  # fmt: skip
     monkeypatch.setenv("EFFDET_PORT_CACHE", str(tmp_path))
     engine = create_engine(name, model)
     with torch.inference_mode():

@@ -111,7 +111,7 @@ def test_an_exported_program_takes_any_batch() -> None:
 @pytest.mark.parametrize("variant", [SAME, SYMMETRIC])
 def test_compiles_as_one_graph_at_several_sizes(variant: str) -> None:
     torch._dynamo.reset()
-    model = small(variant)
+    model = small(variant, fpn_cell_repeats=1, box_class_repeats=1)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     for size in ((128, 128), (192, 256)):
         assert_equal(compiled(picture(*size)), model(picture(*size)))

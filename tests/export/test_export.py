@@ -128,7 +128,7 @@ def test_it_says_what_it_is_and_what_proved_it(onnx_file: Path, weights: Path) -
 def test_other_formats_sizes_and_classes(form: str, ending: str, more: dict[str, Any], tmp_path: Path) -> None:
     """256 x 192, 7 classes, against PyTorch in float64."""
     torch.manual_seed(0)
-    model = create_model("d0", image_size=(256, 192), num_classes=7)
+    model = create_model("d0", image_size=(256, 192), num_classes=7, fpn_cell_repeats=1, box_class_repeats=1)
     weights = tmp_path / "d0.pth"
     torch.save(model.state_dict(), weights)
     output = tmp_path / f"model{ending}"

@@ -11,6 +11,7 @@ import pytest
 
 from demo.synthetic import write_synthetic_checkpoint
 from effdet_model.errors import CheckFailedError, InputError
+from effdet_model.variants import get_config
 from export.options import ExportOptions
 from export.run import Exported
 from porting.files import file_sha256
@@ -20,16 +21,19 @@ from release.run import ReleaseOptions, run_release
 from tests.release.test_release_run import Step
 
 SIZE = (128, 128)
+DECLARED = {"fpn_cell_repeats": 1, "box_class_repeats": 1}
+HPARAMS = ",".join(f"{name}={value}" for name, value in DECLARED.items())
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    prefix = write_synthetic_checkpoint("lite0", tmp_path_factory.mktemp("tf") / "efficientdet-lite0", momentum=False)
+    config = get_config("lite0", **DECLARED)
+    prefix = write_synthetic_checkpoint(config, tmp_path_factory.mktemp("tf") / "efficientdet-lite0", momentum=False)
     return str(prefix)
 
 
 def make(checkpoint: str, folder: Path, say: Callable[[str], None], *formats: str, nms: str = "none") -> Path:
-    options = ReleaseOptions(checkpoint=checkpoint, image_size=SIZE, exports=formats, export_nms=nms)
+    options = ReleaseOptions(checkpoint=checkpoint, image_size=SIZE, hparams=HPARAMS, exports=formats, export_nms=nms)
     steps = (Step("diff"), Step("parity"))
     made = run_release(["lite0"], folder / "out", folder / "work", options, verifications=steps, say=say)
     return made.folder
