@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from effdet_model.errors import InputError
 from porting.checkpoint import dialects
 from porting.checkpoint.dialects import Translation
 from porting.checkpoint.h5 import H5Weights
-from porting.checkpoint.locate import Located, locate
+from porting.checkpoint.locate import SAVED_MODEL, Located, locate
 from porting.checkpoint.object_graph import ObjectGraph, parse_object_graph
+from porting.checkpoint.saved_model.program import read_program
+from porting.checkpoint.saved_model.stated import Stated, stated_by
 from porting.checkpoint.tensorbundle import OBJECT_GRAPH_KEY, TensorBundle
 from porting.checkpoint.values import Choice, Kind, meant_kind
 from porting.files import file_sha256
@@ -75,6 +77,8 @@ class Source:
         backbone_scope: first part of the backbone's canonical names, such as "efficientnet-b0".
         surroundings: names around it that the user did not type: folders in the archive, paths in the file
             `checkpoint`.
+        stated: config fields that the file itself decides, under google/automl's names. notes: about what it states
+            and lacks, in sentences.
     """
 
     def __init__(self, path: Path, dialect: str, store: _Store, found: Translation, located: Located) -> None:
@@ -87,6 +91,9 @@ class Source:
         self.ignored = [Ignored(name, reason) for name, reason in found.ignored.items()]
         self.unknown = sorted(found.unknown)
         self.backbone_scope = found.backbone_scope
+        stated = _stated(located, {name: info.shape for name, info in self.variables.items()})
+        self.stated: Mapping[str, Any] = stated.fields
+        self.notes = tuple(stated.notes)
 
     def read(self, name: str, kind: Kind = "raw") -> np.ndarray:
         """The raw value or moving average of a canonical name, read-only, bit by bit as in the file.
@@ -201,6 +208,14 @@ def open_source(path: str | Path) -> Source:
         if isinstance(error, InputError) and located.label not in str(error):
             raise InputError(f"{located.label}: {error}") from error
         raise
+
+
+def _stated(located: Located, shapes: Mapping[str, tuple[int, ...]]) -> Stated:
+    """What the file says of the model beside its variables."""
+    if not located.is_saved_model or located.program is None or not shapes:
+        return Stated()
+    folder = located.label.removesuffix("variables").removesuffix("variables/")
+    return stated_by(read_program(located.program, folder + SAVED_MODEL), shapes)
 
 
 def _translate_bundle(bundle: TensorBundle) -> tuple[str, Translation]:

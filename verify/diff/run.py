@@ -101,7 +101,9 @@ class _Comparison:
         self.config, self.source, self.reference, self.options = config, source, reference, options
         self.port_config = config
         shapes = {name: info.shape for name, info in source.variables.items()}
-        self.official = reference_config(config.name, family=options.family, hparams=options.hparams, shapes=shapes)
+        self.official = reference_config(
+            config.name, family=options.family, hparams=options.hparams, shapes=shapes, stated=source.stated
+        )
         declared = declared_hparams(options.hparams)
         self.config_differences: tuple[ConfigDifference, ...] = tuple(
             config_differences(self.official, config.to_dict(), declared)
@@ -114,6 +116,7 @@ class _Comparison:
                 f"The variant, {config.name}, was named by the weights' metadata alone; the reference took google/"
                 "automl's facts of that name."
             )
+        self.notes += [f"Of the checkpoint: {note}." for note in source.notes]
         self.layers: dict[str, LayerResult] = {}
         self.inputs: list[InputResult] = []
         self.seeds = ""
