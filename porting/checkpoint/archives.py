@@ -25,7 +25,7 @@ MAX_READ_BYTES = 4 << 20
 _CHUNK = 1 << 20
 _STEP_BACK = 1024
 _WANTED = re.compile(
-    r"checkpoint|(?P<prefix>[^/]+)\.(?:index|data-\d{5}-of-\d{5})|[^/]+\.(?:h5|hdf5)|saved_model\.pb", re.ASCII
+    r"checkpoint|(?P<prefix>[^/]+)\.(?:index|data-\d{5}-of-\d{5})|[^/]+\.(?:h5|hdf5|tflite)|saved_model\.pb", re.ASCII
 )
 _LEFT_IN = re.compile(r"\._.*")  # what macOS adds beside each file
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from effdet_model.errors import InputError, nearest
 from porting.checkpoint import archives, h5, sstable
+from porting.checkpoint.tflite.flatbuffer import MAGIC as TFLITE_MAGIC
 
 MAX_STATE_BYTES = 1 << 20
 ARCHIVE = "archive"
@@ -23,14 +24,14 @@ _SHARD = re.compile(r"(?P<stem>.+)\.data-\d{5}-of-\d{5}")
 
 @dataclass
 class Located:
-    """`location` is the prefix of a tensor bundle or a .h5 file; `label` what messages call it.
+    """`location` is the prefix of a tensor bundle, a .h5 or a .tflite file; `label` what messages call it.
 
     `files` is empty where the bundle itself will tell; `stem` is the file name of the prefix; `surroundings` are
     names that the user did not type: folders in the archive, paths in the file `checkpoint`; `program` is where a
     SavedModel's graph would lie.
     """
 
-    kind: Literal["bundle", "h5"]
+    kind: Literal["bundle", "h5", "tflite"]
     location: Path
     label: str
     files: list[Path] = field(default_factory=list)
@@ -68,6 +69,8 @@ def locate(path: Path) -> Located:
 
 def has_graph(path: Path) -> bool:
     """Whether a graph comes with the weights at a path, which says some of the model's configuration."""
+    if path.suffix == ".tflite":
+        return True
     program = path if path.name == SAVED_MODEL else path / SAVED_MODEL
     return program.is_file() and program.stat().st_size > 0
 
@@ -85,7 +88,7 @@ def _located(path: Path) -> Located:
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     close = nearest(path.name, beside)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the path."
-    raise InputError(f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tar.gz), found nothing; {hint}")
+    raise InputError(f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tflite, .tar.gz), found nothing; {hint}")
 
 
 def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -> Located:
@@ -100,6 +103,8 @@ def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -
             )
         return Located("bundle", _prefix(files[f"{name}.index"]), f"{label}/{name}")
     found = sorted(name for name in files if name.endswith((".index", ".h5", ".hdf5")))
+    if not found and SAVED_MODEL not in files:
+        found = sorted(name for name in files if name.endswith(".tflite"))
     if len(found) > 1:
         raise InputError(
             f"{label}: expected one checkpoint or a file `checkpoint` that names it, found {len(found)}: "
@@ -162,6 +167,8 @@ def _by_content(path: Path, label: str | None = None) -> Located:
     label = label or str(path)
     if head.startswith(h5.MAGIC):
         return Located("h5", path, label, [path])
+    if head[4:8] == TFLITE_MAGIC:
+        return Located("tflite", path, label, [path])
     if archives.is_archive(head):
         return _in_archive(path)
     shard = _SHARD.fullmatch(path.name)
@@ -176,7 +183,7 @@ def _by_content(path: Path, label: str | None = None) -> Located:
     if path.with_name(path.name + ".index").is_file():
         return Located("bundle", path, label)
     raise InputError(
-        f"{label}: expected a checkpoint (folder, prefix, .index, .h5, .tar.gz), found "
+        f"{label}: expected a checkpoint (folder, prefix, .index, .h5, .tflite, .tar.gz), found "
         f"{_describe(path.name, head, tail)}"
     )
 

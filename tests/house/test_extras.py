@@ -34,7 +34,7 @@ def test_what_a_user_with_weights_installs(repository: Path) -> None:
     assert set(extras) - {"all", "dev"} == set(EXTRAS)
     assert {"pycocotools", "faster-coco-eval"} == declared(extras["eval"])
     assert "effdet-port[eval,report,release]" in extras["verify"] and "tensorflow" in declared(extras["verify"])
-    assert extras["all"] == ["effdet-port[verify,video,fast]"]
+    assert extras["all"] == ["effdet-port[verify,video,fast,tflite]"]
     assert ".[all,dev]" in (repository / "Makefile").read_text()
 
 

@@ -1,41 +1,21 @@
-"""What a program says of the model's configuration: image size, anchors, preprocessing, activation."""
+"""What a SavedModel's program says of the model's configuration: image size, anchors, preprocessing, activation."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from effdet_model.anchors import generate_anchors
-from effdet_model.config import ASPECT_RATIO_PAIRS, ASPECT_RATIOS, IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB
-from effdet_model.errors import InputError
+from effdet_model.config import IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB
 from effdet_model.fpn_graph import feature_sizes
 from porting.checkpoint.saved_model.program import FLOAT, Program
+from porting.checkpoint.stated import MAX_ANCHORS, Stated, anchor_fields, levels_and_anchors, listed_fields
 
 MAX_SIDE = 8192
 """Pixels; a larger image has no EfficientDet."""
-_MIN_LEVELS = 2
 _FEWEST = 20
 """Activations of a network; the parts around it have fewer of the same operations."""
-_MAX_ANCHORS = 64
-"""At one location."""
-_SHOWN = {"image_size": "image size", "mean_rgb": "mean", "stddev_rgb": "standard deviation"}
-
-
-@dataclass
-class Stated:
-    """Config fields that a file itself decides, and sentences about them.
-
-    Attributes:
-        fields: under google/automl's names. notes: for the user.
-    """
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def stated_by(program: Program | None, shapes: Mapping[str, tuple[int, ...]]) -> Stated:
@@ -63,19 +43,8 @@ def stated_by(program: Program | None, shapes: Mapping[str, tuple[int, ...]]) ->
         found.fields["act_type"] = activation
     _add_anchors(found, program, *levels_and_anchors(shapes))
     if found.fields:
-        found.notes.insert(0, f"the SavedModel's own graph says {_listed(found.fields)}")
+        found.notes.insert(0, f"the SavedModel's own graph says {listed_fields(found.fields)}")
     return found
-
-
-def _listed(fields: dict[str, Any]) -> str:
-    def shown(key: str, value: Any) -> str:
-        if key == "image_size":
-            return f"{value[0]}x{value[1]}"
-        if isinstance(value, tuple):
-            return "[" + ", ".join(shown("", item) for item in value) + "]"
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    return ", ".join(f"{_SHOWN.get(key, key)} {shown(key, value)}" for key, value in fields.items())
 
 
 def _image_sizes(program: Program) -> list[tuple[int, int]]:
@@ -125,17 +94,9 @@ def _activation(program: Program) -> str | None:
     return "swish" if not relu6 and sigmoid > _FEWEST and sigmoid > 2 * counts["Mean"] else None
 
 
-def levels_and_anchors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[int], int]:
-    """The levels that the heads' batch norms are of, and the anchors per location; ([], 0) where they do not tell."""
-    levels = sorted({int(found[1]) for name in shapes if (found := re.match(r"class_net/class-0-bn-(\d{1,2})/", name))})
-    bias = shapes.get("box_net/box-predict/bias", ())
-    known = len(bias) == 1 and len(levels) >= _MIN_LEVELS and levels == list(range(levels[0], levels[-1] + 1))
-    return (levels, bias[0] // 4) if known else ([], 0)
-
-
 def _add_anchors(found: Stated, program: Program, levels: Sequence[int], count: int) -> None:
     size = found.fields.get("image_size")
-    if size is None or not 0 < count <= _MAX_ANCHORS:
+    if size is None or not 0 < count <= MAX_ANCHORS:
         return
     shapes = feature_sizes(size, levels[-1])
     total = count * sum(shapes[level][0] * shapes[level][1] for level in levels)
@@ -150,50 +111,3 @@ def _add_anchors(found: Stated, program: Program, levels: Sequence[int], count: 
             "the graph has anchor boxes that no num_scales, aspect_ratios and anchor_scale make; detections with these "
             "weights use the anchors of the configuration instead"
         )
-
-
-def anchor_fields(
-    boxes: np.ndarray, image_size: tuple[int, int], levels: Sequence[int], count: int
-) -> dict[str, Any] | None:
-    """num_scales, aspect_ratios and anchor_scale that make exactly these anchors; None: there are none such.
-
-    Args:
-        boxes: float32 [N, 4], (y0, x0, y1, x1) in pixels, in google/automl's order. count: anchors per location.
-    """
-    sizes = feature_sizes(image_size, levels[-1])
-    stride_y, stride_x = (side / float(cells) for side, cells in zip(image_size, sizes[levels[0]], strict=True))
-    high = (boxes[:count, 2] - boxes[:count, 0]).astype(np.float64) / stride_y
-    wide = (boxes[:count, 3] - boxes[:count, 1]).astype(np.float64) / stride_x
-    if not (np.isfinite(boxes).all() and (high > 0).all() and (wide > 0).all()):
-        return None
-    for ratios in range(1, count + 1):
-        if count % ratios:
-            continue
-        for aspects in _aspects(high[:ratios], wide[:ratios]):
-            scale = _rounded(math.sqrt(high[0] * wide[0] / _area(aspects[0])))
-            fields = {"num_scales": count // ratios, "aspect_ratios": aspects, "anchor_scale": scale}
-            try:
-                made = generate_anchors(
-                    image_size, levels[0], levels[-1], count // ratios, aspects, scale
-                )
-            except (InputError, ValueError):
-                continue
-            if made.shape == boxes.shape and np.allclose(made, boxes, rtol=1e-6, atol=1e-3):
-                return fields
-    return None
-
-
-def _aspects(high: np.ndarray, wide: np.ndarray) -> list[tuple[Any, ...]]:
-    """Readings of the first octave's shapes: google/automl's own first, then ratios as they are."""
-    known: tuple[tuple[Any, ...], ...] = (ASPECT_RATIOS, ASPECT_RATIO_PAIRS)
-    plain = tuple(_rounded(w / h) for h, w in zip(high, wide, strict=True))
-    return [*(aspects for aspects in known if len(aspects) == len(high)), plain]
-
-
-def _area(aspect: Any) -> float:
-    return float(aspect[0] * aspect[1]) if isinstance(aspect, tuple) else 1.0
-
-
-def _rounded(value: float) -> float:
-    """A number as people wrote it, from one that went through float32."""
-    return round(value, 4) if abs(round(value, 4) - value) < 1e-5 * max(1.0, value) else value

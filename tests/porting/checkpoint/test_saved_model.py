@@ -17,8 +17,9 @@ from effdet_model.config import ASPECT_RATIO_PAIRS
 from effdet_model.errors import InputError
 from effdet_model.variants import get_config
 from porting.checkpoint.saved_model.program import Program, read_program
-from porting.checkpoint.saved_model.stated import anchor_fields, stated_by
+from porting.checkpoint.saved_model.stated import stated_by
 from porting.checkpoint.sources import open_source
+from porting.checkpoint.stated import anchor_fields
 from porting.checkpoint.wire import write_varint
 from porting.convert import convert
 from porting.inspect.run import inspect_file
