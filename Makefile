@@ -8,7 +8,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 tables: $(VENV)/.test
 	$(BIN)/python -m mappings.committed
@@ -17,10 +17,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
+	rm -rf *.egg-info
 	$(BIN)/python -m pip install --quiet --editable ".[all]"
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
+	rm -rf *.egg-info
 	$(BIN)/python -m pip install --quiet --editable ".[all,dev]"
 	touch $(VENV)/.demo $@
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 import command_line
-from command_line import porting, proofs, publish, use
+from command_line import porting, proofs, publish, training, use
 
 COMMANDS = (
     porting.convert, porting.inspect, porting.mapping, porting.variants, proofs.diff, proofs.evaluate, proofs.parity,
-    use.detect, publish.release, publish.demo,
+    use.detect, use.export, training.train, training.clean, publish.release, publish.demo,
 )  # fmt: skip
 
 

@@ -2,15 +2,17 @@
 
     python benchmarks/nms.py [--profile NAME] [--images N] [--rounds N] [--threads N] [--weights FILE]
 
-Input are the outputs of a d0 at 512 x 512 (random weights and pictures drawn here, or a weight file). Everything
-from the model's outputs to detections counts: selection of 5000 candidates, box decoding, suppression. The plain
-ways select with one top-k over all anchors x classes, as the official code does.
+Input are the outputs of the demo's trained d0 (or of a weight file with 90 classes) for the demo's pictures: scores of
+random weights are nearly all equal, and where scores are equal numpy's order needs every pick. Everything from the
+model's outputs to detections counts: selection of 5000 candidates, box decoding, suppression. The plain ways select
+with one top-k over all anchors x classes, as the official code does.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,30 +24,29 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from demo.resources import ARCHIVE, IMAGE_SIZE, IMAGES  # noqa: E402
 from effdet_model import create_model  # noqa: E402
 from effdet_model.anchors import anchors_from_config  # noqa: E402
+from effdet_model.decoding import decode_image  # noqa: E402
 from effdet_model.nms import postprocess, suppress  # noqa: E402
 from effdet_model.nms_profiles import PROFILES, NmsProfile, resolve_profile  # noqa: E402
+from effdet_model.preprocessing import preprocess  # noqa: E402
 from effdet_model.selection import Candidates, decode_boxes  # noqa: E402
+from porting.convert import convert  # noqa: E402
 from verify.reference.nms_loops import best_picks  # noqa: E402
 
 Outputs = tuple[list[Tensor], list[Tensor]]
 
 
-def model_outputs(images: int, weights: str | None) -> tuple[Outputs, Tensor]:
-    """Outputs of a d0 for `images` pictures of noise and rectangles at 512 x 512, and its anchors."""
-    torch.manual_seed(0)
-    model = create_model("d0", weights=weights) if weights else create_model("d0")
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(images, 3, 512, 512, generator=generator) * 0.3
-    for image in inputs:
-        for _ in range(12):
-            y, x = (int(v) for v in torch.randint(0, 400, (2,), generator=generator))
-            height, width = (int(v) for v in torch.randint(20, 200, (2,), generator=generator))
-            image[:, y : y + height, x : x + width] += torch.randn(3, 1, 1, generator=generator)
+def model_outputs(images: int, weights: str) -> tuple[Outputs, Tensor, tuple[int, int]]:
+    """Outputs of a d0 for the demo's pictures, as often as `images` asks for; its anchors and image size."""
+    model = create_model(weights=weights)
+    paths = sorted(IMAGES.iterdir())
+    inputs = [preprocess(decode_image(paths[place % len(paths)]), model.config)[0] for place in range(images)]
     with torch.inference_mode():
-        class_outputs, box_outputs = model(inputs)
-    return (list(class_outputs), list(box_outputs)), torch.from_numpy(anchors_from_config(model.config))
+        class_outputs, box_outputs = model(torch.stack(inputs))
+    anchors = torch.from_numpy(anchors_from_config(model.config))
+    return (list(class_outputs), list(box_outputs)), anchors, model.config.image_size
 
 
 def plain_candidates(outputs: Outputs, anchors: Tensor, image: int, count: int) -> Candidates:
@@ -94,18 +95,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
-    parser.add_argument("--weights", help="weight file of a d0 (default: random weights)")
+    parser.add_argument("--weights", help="weight file of a model with 90 classes (default: the demo's)")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    outputs, anchors = model_outputs(arguments.images, arguments.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"image_size": IMAGE_SIZE}
+        weights = arguments.weights or str(convert(ARCHIVE, Path(folder) / "demo.pth", "d0", overrides=own).path)
+        outputs, anchors, size = model_outputs(arguments.images, weights)
     scales = [1.0] * arguments.images
-    print(f"{arguments.images} d0 outputs, 512 x 512, 5000 candidates each; milliseconds for all of them")
+    height, width = size
+    print(f"{arguments.images} outputs, {height} x {width}, 5000 candidates each; milliseconds for all of them")
     for name in arguments.profile or ["numpy_gaussian"]:
         profile = resolve_profile(name, {"max_nms_inputs": 5000})
 
         def ours(profile: NmsProfile = profile) -> list[np.ndarray]:
-            return postprocess(profile, *outputs, anchors, 90, scales, (512, 512))
+            return postprocess(profile, *outputs, anchors, 90, scales, size)
 
         def loops(profile: NmsProfile = profile) -> list[np.ndarray]:
             return plain_loops(profile, outputs, anchors)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shlex
 import signal
 import sys
@@ -64,6 +66,21 @@ def source_options(command: Command) -> Command:
     return command
 
 
+def engine_options(command: Command) -> Command:
+    """--engine and --exact: what runs the network; the command is given `engine`."""
+
+    @click.option("--engine", metavar="ENGINE", help="What runs the network: torch (the default: batch norms folded), "
+                  "exact, compile, onnxruntime or openvino.")
+    @click.option("--exact", is_flag=True, help="The same as --engine exact: the model as it is.")
+    @functools.wraps(command)
+    def run(*arguments: Any, engine: str | None, exact: bool, **options: Any) -> Any:
+        if exact and engine not in (None, "exact"):
+            raise click.UsageError(f"--exact is --engine exact, found --engine {engine}; leave one of them out.")
+        return command(*arguments, engine="exact" if exact else engine, **options)
+
+    return run
+
+
 def model_options(weights: Path, variant: str | None, hparams: str | None) -> dict[str, Any]:
     """Variant and config fields of a weight file, as its metadata or the recogniser say."""
     from effdet_model.hparams import parse_hparams
@@ -98,6 +115,7 @@ def run_command_line(group: click.Group) -> None:
             click.echo(f"error: {message}", err=True)
         sys.exit(code)
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy machine
     signal.signal(signal.SIGTERM, terminate)
     warnings.showwarning = _note_or_warning
     try:

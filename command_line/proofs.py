@@ -13,6 +13,7 @@ from command_line import (
     PATH,
     command_text,
     console,
+    engine_options,
     json_option,
     model_options,
     print_json,
@@ -94,7 +95,8 @@ def diff(
 @click.option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
 @click.option("--amp", is_flag=True, help="Mixed precision.")
 @click.option("--channels-last/--no-channels-last", default=None, help="NHWC memory format; default: on the CPU.")
-@click.option("--compile", is_flag=True, help="torch.compile the model.")
+@click.option("--compile", is_flag=True, help="The same as --engine compile.")
+@engine_options
 @click.option("--resume", is_flag=True, help="Continue an earlier run with the same settings.")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out and count what cannot be used.")
 @click.option("--evaluator", default="pycocotools", show_default=True, help="Or faster_coco_eval, checked equal.")

@@ -42,7 +42,7 @@ class DetectOptions:
         device: e.g. "cpu", "cuda:1"; None: a GPU if there is one.
         label_map: "coco", "voc", "waymo" or a YAML file of `id: name`; None: the weights' own.
         skip_bad_images: leave out, and list, what cannot be read, instead of refusing it.
-        overrides: config fields, e.g. parsed from --hparams.
+        overrides: config fields, e.g. parsed from --hparams. engine: as `effdet_model.Detector` takes it.
     """
 
     source: str | Path
@@ -59,6 +59,7 @@ class DetectOptions:
     label_map: str | None = None
     skip_bad_images: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def prepare_detection(options: DetectOptions) -> DetectionJob:
         overrides=options.overrides, nms=options.nms, nms_configs=sizes,
     )  # fmt: skip
     detector = Detector(
-        settings.model, settings.profile, batch_size=options.batch_size, label_map=options.label_map
+        settings.model, settings.profile, batch_size=options.batch_size, label_map=options.label_map,
+        engine=options.engine,
     )
     make_folder(output, "--output")
     return DetectionJob(options, kind, files, detector, output)

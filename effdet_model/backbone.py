@@ -31,8 +31,6 @@ def create_backbone(config: EfficientDetConfig, pretrained: bool = False) -> nn.
     if not levels:
         raise InputError(f"min_level: expected at most {_BACKBONE_LEVELS}, found {config.min_level}.")
     name, arguments = _timm_backbone(config)
-    if not timm.is_model(name):
-        raise InputError(f"backbone_name: expected a model of timm or google/automl, found {name!r}.")
     if "efficientnet" in name and config.backbone_indices is None:
         return _features(name, tuple(level - 1 for level in levels), pretrained, arguments)
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):

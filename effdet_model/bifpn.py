@@ -157,7 +157,7 @@ class BiFpn(nn.Module):
     def __init__(self, config: EfficientDetConfig, backbone_channels: Sequence[int]) -> None:
         super().__init__()
         self.min_level = config.min_level
-        norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs))
+        norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs), config.fpn_num_filters)
         channels = list(backbone_channels)
         self.resample = nn.ModuleDict()
         for place in range(len(channels), config.num_levels):

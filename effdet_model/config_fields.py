@@ -124,8 +124,6 @@ def _backbone_name(value: Any) -> str:
     # No "hf-hub:", "local-dir:" or path: such names would make timm fetch and load what the name points at.
     if not isinstance(value, str) or len(value) > 100 or not re.fullmatch(r"[\w-]+(\.[\w-]+)?", value, re.ASCII):
         raise ValueError
-    if value.startswith("efficientnet-") and value not in OFFICIAL_BACKBONES:
-        raise ValueError
     return value
 
 
@@ -272,8 +270,24 @@ def read_field(name: str, value: Any, source: str = "") -> Any:
     Raises:
         InputError: a wrong type, a value out of range, or an unknown nested key.
     """
-    if name == "backbone_name" and isinstance(value, str) and value.startswith("efficientnet-"):
-        if value not in OFFICIAL_BACKBONES:
-            close = ", ".join(nearest(value, OFFICIAL_BACKBONES)) or OFFICIAL_BACKBONES[0]
-            raise wrong_value(f"{source}backbone_name", f"a backbone of google/automl such as {close}", value)
-    return FIELDS[name].read(value, f"{source}{name}")
+    read: Any = FIELDS[name].read(value, f"{source}{name}")
+    if name == "backbone_name":
+        _refuse_unknown_backbone(read, f"{source}{name}")
+    return read
+
+
+def _refuse_unknown_backbone(value: str, where: str) -> None:
+    """A misspelt name is told here, before anything is read or made with it."""
+    if value in OFFICIAL_BACKBONES:
+        return
+    import timm
+
+    known: tuple[str, ...] = (*OFFICIAL_BACKBONES, *timm.list_models())
+    if not value.startswith("efficientnet-") and timm.is_model(value):
+        try:
+            timm.get_pretrained_cfg(value)
+            return
+        except RuntimeError:  # the model is known, the tag behind the dot is not
+            known = tuple(timm.list_models(f"{value.partition('.')[0]}.*", pretrained=True))
+    close = ", ".join(nearest(value, known)) or "efficientnet-b0, resnet50"
+    raise wrong_value(where, f"a model of timm {timm.__version__} or google/automl such as {close}", value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,9 @@ from torch import Tensor, nn
 from effdet_model.anchors import anchors_from_config
 from effdet_model.decoding import decode_image, rgb_pixels
 from effdet_model.devices import usable_device
+from effdet_model.engines import CurrentEngine
 from effdet_model.errors import InputError
+from effdet_model.field_types import number, whole
 from effdet_model.labels import category_name, resolve_label_map
 from effdet_model.nms import postprocess
 from effdet_model.nms_profiles import NmsProfile, profile_from_config
@@ -56,8 +57,9 @@ class Detector:
 
     The caller's model stays as it is. It is looked at anew in every call, so a detector made in training sees the
     weights, device and dtype of the moment; layers in training mode are in eval mode within the call only, which no
-    other thread may use for training meanwhile. float64, float16 and bfloat16 models work; boxes and scores are then
-    computed from their outputs in float32.
+    other thread may use for training meanwhile. What runs is the model's inference form where that was found to give
+    what the model gives, else the model (`engine="exact"`: always the model). float64, float16 and bfloat16 models
+    work; boxes and scores are then computed from their outputs in float32.
 
     Attributes:
         model: what runs: the given one without DataParallel, DistributedDataParallel or an averaging wrapper.
@@ -75,6 +77,7 @@ class Detector:
         device: str | torch.device | None = None,
         label_map: str | Mapping[Any, str] | None = None,
         accurate_dct: bool = False,
+        engine: str | None = None,
     ) -> None:
         """
         Args:
@@ -87,27 +90,30 @@ class Detector:
             device: where to run; if the model is elsewhere, a copy of it as it is now. None: where the model is.
             label_map: names of the categories; None: the configuration's own.
             accurate_dct: decode JPEG files with the exact DCT instead of TensorFlow's default.
+            engine: what runs the network, see `effdet_model.engines.create_engine`; None: its `default_engine`.
 
         Raises:
             InputError: not such a model; a profile, nms_configs, label map or device that is unknown or does not fit;
                 a batch size below 1, or a threshold outside 0 to 1.
         """
-        if batch_size < 1:
-            raise InputError(f"batch size: expected at least 1, found {batch_size}; give a positive number.")
-        if not 0 <= score_threshold <= 1:
-            raise InputError(f"score_threshold: expected a number from 0 to 1, found {score_threshold}; correct it.")
+        self.batch_size = whole(1, 1 << 20).read(batch_size, "batch_size")
+        self.score_threshold = number(0, 1).read(score_threshold, "score_threshold")
         self.model = _unwrapped(model)
         if device is not None:
             self.model = _on_device(self.model, usable_device(device))
         config: Any = self.model.config
         self.config = config
         self.profile = profile_from_config(config, nms, nms_configs)
-        self.score_threshold = score_threshold
-        self.batch_size = batch_size
         self.accurate_dct = accurate_dct
         names = config.label_map if label_map is None else label_map
         self.names = resolve_label_map(names, config.num_classes)
         self._anchors = torch.from_numpy(anchors_from_config(config))
+        self._network = CurrentEngine(self.model, engine)
+
+    @property
+    def engine(self) -> str:
+        """What runs the network now, in words."""
+        return self._network.current().describe()
 
     @property
     def device(self) -> torch.device:
@@ -122,8 +128,13 @@ class Detector:
         ignores it; a Pillow image that was opened from a JPEG has Pillow's pixels, which differ a little from
         TensorFlow's: give the path for those. Raises InputError, naming the file, for what cannot be read.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
+        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) in (2, 3):
             images = [images]  # type: ignore[list-item]
+        if isinstance(images, (bytes, bytearray)) or not isinstance(images, Iterable):
+            raise InputError(
+                f"images: expected uint8 arrays, Pillow images or paths, one or several, found a "
+                f"{type(images).__name__}; read encoded images with PIL.Image.open."
+            )
         return list(self.stream(images))
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
@@ -145,8 +156,7 @@ class Detector:
         like = _first_parameter(self.model)
         if self._anchors.device != like.device:
             self._anchors = self._anchors.to(like.device)
-        with _eval_mode(self.model):
-            class_outputs, box_outputs = self.model(torch.stack(inputs).to(like.device, like.dtype))
+        class_outputs, box_outputs = self._network(torch.stack(inputs))
         rows = postprocess(
             self.profile,
             class_outputs,
@@ -186,16 +196,3 @@ def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _first_parameter(model: nn.Module) -> Tensor:
     return next(model.parameters())
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every layer in eval mode; afterwards those that were in training mode are so again."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from effdet_model.bifpn import BiFpn, Observe
 from effdet_model.config import EfficientDetConfig
 from effdet_model.fpn_graph import feature_sizes
 from effdet_model.heads import HeadNet
+from effdet_model.initial_weights import CLASS_PREDICT, initialise_module
 from effdet_model.same_padding import spatial_size
 
 if TYPE_CHECKING:
@@ -23,12 +23,11 @@ else:
     Observer = Any  # TorchScript reads annotations, and has no word for functions
 """Called with a layer's stable name and its output [N, C, h, w]; a tensor returned takes the output's place."""
 
-CLASS_PREDICT = "class_net.predict"
-"""Where the names of the layer that predicts classes begin."""
-
 
 class EfficientDet(nn.Module):
-    """One EfficientDet; state_dict keys, shapes and dtypes are those of effdet 0.4.1.
+    """One EfficientDet; state_dict keys, shapes and dtypes are those of effdet 0.4.1, and so are the initial weights.
+
+    Training from scratch draws them anew as its recipe says (`effdet_model.initial_weights` has both kinds).
 
     Attributes:
         config: what it was built from.
@@ -46,7 +45,7 @@ class EfficientDet(nn.Module):
         self.box_net = HeadNet(config, "box_net", 4)
         for name, module in self.named_modules():
             if not name.startswith("backbone"):
-                _init_weights(module, name)
+                initialise_module(module, name, "effdet")
 
     def forward(self, images: Tensor, observe: Observer | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Logits and box regressions of every level.
@@ -89,7 +88,7 @@ class EfficientDet(nn.Module):
         Its bias is -log((1 - 0.01) / 0.01): every class begins with a probability of 0.01.
         """
         for name, module in self.class_net.predict.named_modules(prefix=CLASS_PREDICT):
-            _init_weights(module, name)
+            initialise_module(module, name, "google")
 
     def forward_intermediates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
         """`forward`, and every intermediate result by its stable name."""
@@ -142,22 +141,3 @@ def _view(module: nn.Module, replaced: Mapping[str, nn.Module | None]) -> nn.Mod
     view = copy.copy(module)
     view._modules = {**module._modules, **replaced}
     return view
-
-
-def _init_weights(module: nn.Module, name: str) -> None:
-    """Initial weights of BiFPN and heads as the official model has them (google/automl efficientdet_arch.py)."""
-    if not isinstance(module, nn.Conv2d):
-        return
-    in_head = name.startswith(("class_net", "box_net"))
-    receptive = module.weight[0, 0].numel()
-    fan_in, fan_out = module.weight.shape[1] * receptive, module.weight.shape[0] * receptive // module.groups
-    with torch.no_grad():
-        if in_head and name.endswith((".conv_dw", ".conv_pw")):
-            module.weight.normal_(std=math.sqrt(1.0 / max(1, fan_in)))
-        elif in_head:
-            module.weight.normal_(std=0.01)
-        else:
-            limit = math.sqrt(6.0 / (fan_in + fan_out))
-            module.weight.uniform_(-limit, limit)
-        if module.bias is not None:
-            module.bias.fill_(-math.log((1 - 0.01) / 0.01) if name.startswith(CLASS_PREDICT) else 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from effdet_model.config import EfficientDetConfig, parse_image_size
-from effdet_model.efficientdet import CLASS_PREDICT, EfficientDet
+from effdet_model.efficientdet import EfficientDet
 from effdet_model.errors import InputError, InputWarning
-from effdet_model.released_weights import assumed_anchors, released_weights
+from effdet_model.initial_weights import CLASS_PREDICT
+from effdet_model.released_weights import assumed_anchors, named_as_released, released_weights
 from effdet_model.variants import canonical_variant, get_config
 from effdet_model.weights import check_pairing, load_into, read_metadata, read_state_dict
 
@@ -115,6 +117,11 @@ def _check_arguments(variant: str | None, weights: str | Path | None, overrides:
             "downloads and converts the official checkpoint, and so does "
             f'torch.hub.load(CLONE, "tf_efficientdet_{name}", source="local", pretrained=True).'
         )
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise InputError(
+            f"create_model: expected weights as the path of a .pth or .safetensors file, found a "
+            f"{type(weights).__name__}; tensors go into a model with model.load_state_dict(tensors)."
+        )
     if variant is None and weights is None:
         raise InputError(
             "create_model: expected the name of a variant, or weights whose metadata names it, found neither; "
@@ -127,7 +134,8 @@ def resolve_config(
 ) -> EfficientDetConfig:
     """The config that a variant, a weight file's metadata and overrides make together.
 
-    A file without metadata that effdet's author released is known by the hash in its name.
+    A file without metadata that effdet's author released is known by its content; one that has such a name with
+    another content gets the same config, and `create_model` warns of it.
 
     Raises:
         InputError: neither names a variant, they name different ones, or the metadata is of another file.
@@ -139,7 +147,7 @@ def resolve_config(
         config = EfficientDetConfig.from_dict(metadata["config"], f"weights {weights}: config ")
         _check_same(variant, config.name, weights)
         return config.replace(**overrides)
-    released = released_weights(weights) if weights is not None else None
+    released = (released_weights(weights) or named_as_released(weights)) if weights is not None else None
     if released is not None:
         _check_same(variant, released.variant, weights)
         return get_config(released.variant, **{**released.overrides, **overrides})
@@ -160,7 +168,8 @@ def _check_same(asked: str | None, found: str, weights: str | Path | None) -> No
 def _warn_of_assumed_anchors(
     weights: str | Path, config: EfficientDetConfig, overrides: Mapping[str, Any]
 ) -> None:
-    """Say which anchors were assumed where neither the file, its name nor the caller tells them."""
-    told = "aspect_ratios" in overrides or released_weights(weights) is not None
-    if not told and "config" not in (read_metadata(weights) or {}):
+    """Say which anchors were assumed where neither the file, its metadata nor the caller tells them."""
+    if "aspect_ratios" in overrides or "config" in (read_metadata(weights) or {}):
+        return
+    if released_weights(weights) is None:
         warnings.warn(assumed_anchors(weights, config), InputWarning, stacklevel=3)

@@ -121,7 +121,9 @@ def listed(names: Iterable[str], most: int = _LISTED, room: int = MESSAGE_LIMIT 
 
 
 def shortened(name: str, limit: int = _NAME_LIMIT) -> str:
-    """A name with its middle left out where it is longer than `limit` characters."""
+    """A name with its middle left out where it is longer than `limit` characters; what steers a terminal is escaped."""
+    if not name.isprintable():
+        name = name.encode("unicode_escape").decode()
     return name if len(name) <= limit else f"{name[: limit // 2 - 2]}...{name[-limit // 2 + 1 :]}"
 
 

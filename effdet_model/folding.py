@@ -22,6 +22,7 @@ class FusedConv2d(nn.Module):
         pads: zeros added before, (left, right, top, bottom), where the convolution's own symmetric padding is not
             enough; None where it is.
         act: applied in place to the convolution's output; None for none.
+        size: (height, width) of the input it was made for.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class FusedConv2d(nn.Module):
         groups: int,
         pads: tuple[int, int, int, int] | None = None,
         act: nn.Module | None = None,
+        size: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
+        self.size = size
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.stride, self.padding, self.dilation, self.groups, self.pads = stride, padding, dilation, groups, pads
@@ -118,7 +121,7 @@ def fused_conv(
             pads, padding = (left, right, top, bottom), (0, 0)
     return FusedConv2d(
         weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype), stride, padding, dilation,
-        conv.groups, pads, act,
+        conv.groups, pads, act, size,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from effdet_model.bifpn import Observe, observed
 from effdet_model.config import EfficientDetConfig
-from effdet_model.layers import ConvBnAct2d, SeparableConv2d, activation, norm_factory
+from effdet_model.layers import ConvBnAct2d, DropConnect, SeparableConv2d, activation, norm_factory
 
 
 class HeadNet(nn.Module):
@@ -26,7 +26,8 @@ class HeadNet(nn.Module):
         self.levels = tuple(config.levels)
         self.level_first = config.head_bn_level_first
         self.residual = bool(config.survival_prob)
-        norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs))
+        self.drop_connect = DropConnect(config.survival_prob or 1.0)
+        norm_layer = norm_factory(config.norm_layer, dict(config.norm_kwargs), config.fpn_num_filters)
         conv_layer = SeparableConv2d if config.separable_conv else ConvBnAct2d
         filters, repeats = config.fpn_num_filters, config.box_class_repeats
         self.conv_rep = nn.ModuleList(
@@ -93,4 +94,4 @@ class HeadNet(nn.Module):
     def _act(self, x: Tensor, before: Tensor, repeat: int) -> Tensor:
         """The activation, and with `survival_prob` the way around the convolution, from the second on."""
         x = self.act(x)
-        return x + before if self.residual and repeat > 0 else x
+        return self.drop_connect(x) + before if self.residual and repeat > 0 else x

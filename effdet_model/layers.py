@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import create_conv2d, get_act_layer, get_norm_layer
+from timm.layers import GroupNorm, create_conv2d, get_act_layer, get_norm_layer
 from torch import Tensor, nn
 
 from effdet_model.errors import InputError
@@ -16,6 +16,7 @@ from effdet_model.same_padding import pad_with_integers, same_padding, spatial_s
 
 NormLayer = Callable[[int], nn.Module]
 
+_NORM_LAYERS = ("batchnorm2d", "frozenbatchnorm2d", "groupnorm", "layernorm2d")
 _TIMM_ACTIVATION = {"swish": "silu", "swish_native": "silu", "hswish": "hard_swish"}
 
 
@@ -31,20 +32,45 @@ def timm_activation_name(name: str) -> str:
     return _TIMM_ACTIVATION.get(name, name)
 
 
-def norm_factory(name: str, kwargs: dict[str, Any]) -> NormLayer:
+def norm_factory(name: str, kwargs: dict[str, Any], channels: int) -> NormLayer:
     """A function channels -> normalisation layer, e.g. timm's "batchnorm2d", "groupnorm", "frozenbatchnorm2d".
 
+    Args:
+        channels: of the features [N, channels, h, w] that the layer must take.
+
     Raises:
-        InputError: timm has no such layer.
+        InputError: timm has no such layer, or none that takes these arguments and features.
     """
     try:
-        factory = partial(get_norm_layer(name), **kwargs)
-        factory(32)
-    except (AssertionError, KeyError, AttributeError, TypeError) as error:
+        layer = get_norm_layer(name)
+    except KeyError:
+        layer = None
+    if layer is None:
         raise InputError(
-            f"norm_layer: expected a normalisation layer of timm that takes norm_kwargs {kwargs}, found {name!r}: "
-            f"{error}."
-        ) from error
+            f"norm_layer: expected a normalisation layer of timm such as {', '.join(_NORM_LAYERS)}, found {name!r}."
+        )
+    groups = kwargs.get("num_groups", 32)
+    if layer is GroupNorm and channels % groups:
+        fitting = [number for number in range(1, channels + 1) if channels % number == 0]
+        nearest = min(fitting, key=lambda number: (abs(number - groups), number))
+        default = "" if "num_groups" in kwargs else " (the default)"
+        raise InputError(
+            f"norm_layer groupnorm: expected a num_groups that divides the {channels} channels of fpn_num_filters, "
+            f"found {groups}{default}; set norm_kwargs={{'num_groups': {nearest}}}."
+        )
+    factory = partial(layer, **kwargs)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            feat = torch.empty(1, channels, channels + 1, channels + 1)  # so that no other axis has as many
+            fits = factory(channels).eval()(feat).shape == feat.shape
+        problem = "features of another shape"
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        fits, problem = False, " ".join(str(error).split())[:200]
+    if not fits:
+        raise InputError(
+            f"norm_layer: expected a normalisation layer of timm that takes norm_kwargs {kwargs} and features [N, "
+            f"{channels}, h, w], found {name!r}: {problem}; choose e.g. {' or '.join(_NORM_LAYERS)}."
+        )
     return factory
 
 
@@ -103,6 +129,25 @@ class SeparableConv2d(nn.Module):
         x = self.conv_pw(self.conv_dw(x))
         x = self.bn(x) if self.bn is not None else x
         return self.act(x) if self.act is not None else x
+
+
+class DropConnect(nn.Module):
+    """In training, images at random whose residual branch is left out, and the others made larger in turn.
+
+    Attributes:
+        survival_prob: the share that is kept; 1 keeps all.
+    """
+
+    def __init__(self, survival_prob: float) -> None:
+        super().__init__()
+        self.survival_prob = survival_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] -> the same shape."""
+        if not self.training or self.survival_prob >= 1.0:
+            return x
+        kept = torch.empty([x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device).bernoulli_(self.survival_prob)
+        return x / self.survival_prob * kept
 
 
 def pool2d(x: Tensor, kind: str, size: tuple[int, int], pad_type: str) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,15 @@ def suppress(
     image_scale: float = 1.0,
     image_size: tuple[int, int] | None = None,
     original_size: tuple[int, int] | None = None,
+    official_ties: bool = True,
 ) -> Floats:
     """Detections of one image as float32 [n, 6]: (y0, x0, y1, x1, score, category id), best score first.
 
     Boxes are in pixels of the original image: those of the model's input times `image_scale`. n is at most the
-    profile's max_output_size; nothing is padded. Equal scores: the lower class first, then the earlier pick.
+    profile's max_output_size; nothing is padded. Equal scores: the lower class first, then the earlier pick, as
+    TensorFlow's top_k (what `combined`'s own op does with them is nowhere said); in the numpy family the order in
+    which numpy's default sort leaves all picks of all classes, as in nms_np.py. That needs all of them;
+    official_ties=False keeps the lower class first.
     image_size (height, width) of the model's input is needed by profiles that clip to it (global and combined);
     original_size (height, width) lets `torchvision` clip boxes to the image beforehand, as the ports do.
     """
@@ -42,7 +47,7 @@ def suppress(
     boxes = np.ascontiguousarray(candidates.boxes_yxyx.cpu().numpy(), np.float32)
     scores = np.ascontiguousarray(candidates.scores.cpu().numpy(), np.float32)
     classes = candidates.classes.cpu().numpy()
-    picked, final_scores = pick_detections(profile, boxes, scores, classes)
+    picked, final_scores = pick_detections(profile, boxes, scores, classes, official_ties)
     kept = boxes[picked]
     if profile.clip:
         if image_size is None:
@@ -66,10 +71,12 @@ def postprocess(
     total = len(anchors_yxyx) * num_classes
     count = MAX_DETECTION_POINTS if profile.max_candidates is None else profile.max_candidates
     batch = select(class_outputs, box_outputs, anchors_yxyx, num_classes, count)
+    # Logits of 16 bits are often equal, and no official ones: there the order costs time and means nothing.
+    official_ties = class_outputs[0].dtype in (torch.float32, torch.float64)
     results = []
     for image, candidates in enumerate(batch):
         original = original_sizes[image] if original_sizes is not None else None
-        found = suppress(profile, candidates, image_scales[image], image_size, original)
+        found = suppress(profile, candidates, image_scales[image], image_size, original, official_ties)
         wanted = count
         while profile.max_candidates is None and len(found) < profile.max_output_size and wanted < total:
             # Candidates end where others may follow: only a full list of detections is final.
@@ -82,12 +89,13 @@ def postprocess(
 
 
 def pick_detections(
-    profile: NmsProfile, boxes_yxyx: Floats, scores: Floats, classes: Indices
+    profile: NmsProfile, boxes_yxyx: Floats, scores: Floats, classes: Indices, official_ties: bool = True
 ) -> tuple[Indices, Floats]:
     """(indices of the candidates that are kept, their final scores), in the order of detection.
 
     One loop over all classes: it always picks from the class with the highest score left and ends after
-    max_output_size picks, so the classes' other boxes are never looked at.
+    max_output_size picks, so the classes' other boxes are never looked at, unless equal scores among the detections,
+    or at their end, need the official order (`suppress`).
     """
     members = np.arange(len(scores))
     if profile.family == "graph":
@@ -105,7 +113,9 @@ def pick_detections(
     if not len(members):
         return members, scores[:0]
     with np.errstate(all="ignore"):
-        return _pick_from_groups(profile, members, starts, low[members].T, high[members].T, scores[members])
+        corners = low[members].T, high[members].T
+        numpys_order = profile.family == "numpy" and official_ties
+        return _pick_from_groups(profile, members, starts, *corners, scores[members], numpys_order)
 
 
 def _of_image(levels: Sequence[Tensor], image: int) -> list[Tensor]:
@@ -113,33 +123,52 @@ def _of_image(levels: Sequence[Tensor], image: int) -> list[Tensor]:
 
 
 def _pick_from_groups(
-    profile: NmsProfile, members: Indices, starts: Indices, low: Floats, high: Floats, scores: Floats
+    profile: NmsProfile,
+    members: Indices,
+    starts: Indices,
+    low: Floats,
+    high: Floats,
+    scores: Floats,
+    numpys_order: bool,
 ) -> tuple[Indices, Floats]:
+    """The picks of all groups, best first.
+
+    Args:
+        numpys_order: where scores are equal, let numpy's default sort of all picks of all classes, which is not
+            stable, say which come first and which are the last to stay, as google/automl's nms_np.py does.
+    """
     make = group_type(profile)
     heads = np.maximum.reduceat(scores, starts)
     queue = [(-head, number) for number, head in enumerate(heads.tolist())]
     heapq.heapify(queue)
-    ends = [*starts[1:].tolist(), len(scores)]
-    begins = starts.tolist()
+    begins, ends = starts.tolist(), [*starts[1:].tolist(), len(scores)]
     groups: dict[int, Group] = {}
-    picked: list[int] = []
-    final: list[float] = []
-    while queue and len(picked) < profile.max_output_size:
+    picked: list[tuple[int, int, float]] = []  # (group, member, score)
+
+    def pick() -> None:
+        """Take the next of all groups, and put the group's own next in its place."""
         number = queue[0][1]
-        begin = begins[number]
         if number not in groups:
-            inside = slice(begin, ends[number])
+            inside = slice(begins[number], ends[number])
             groups[number] = make(profile, low[:, inside], high[:, inside], scores[inside])
-        group = groups[number]
-        position, score = group.pick()
-        picked.append(begin + position)
-        final.append(score)
-        head = group.head
+        position, score = groups[number].pick()
+        picked.append((number, begins[number] + position, score))
+        head = groups[number].head
         if head is None:
             heapq.heappop(queue)
         else:
             heapq.heapreplace(queue, (-head, number))
-    return members[picked], np.array(final, np.float32)
+
+    while queue and len(picked) < profile.max_output_size:
+        pick()
+    final = [score for _, _, score in picked]
+    if numpys_order and any(score == after for score, after in pairwise((*final, *(-head for head, _ in queue[:1])))):
+        while queue:
+            pick()
+        picked.sort(key=lambda one: one[0])  # stable: class after class, each in order of picking
+        order = np.argsort(-np.array([score for _, _, score in picked]))
+        picked = [picked[place] for place in order[: profile.max_output_size]]
+    return members[[member for _, member, _ in picked]], np.array([score for _, _, score in picked], np.float32)
 
 
 def _suppress_torchvision(

@@ -103,6 +103,8 @@ def profile_from_config(
         InputError: no such profile, method or key; a value that does not fit; or a name whose method is another than
             the one that is set.
     """
+    if nms_configs is not None and not isinstance(nms_configs, Mapping):
+        config.replace(nms_configs=nms_configs)  # which refuses what is no mapping
     given = dict(nms_configs or {})
     settings = {**({} if isinstance(asked, NmsProfile) else _set_by(config)), **given}
     if given:
@@ -134,6 +136,8 @@ def resolve_profile(
         if profile not in PROFILES:
             raise unknown_name("suppression profile", profile, PROFILES)
         profile = PROFILES[profile]
+    elif not isinstance(profile, NmsProfile):
+        raise unknown_name("suppression profile", profile, PROFILES)
     given = nms_configs or {}
     _check_keys(given)
     changes: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ SAFETENSORS_DTYPES = {
 }  # fmt: skip
 
 _SMALL_FILE = 1 << 20
+_PROGRAM = re.compile(r"[^/]+/code/.+\.py")
 _ALLOCATOR = b"\nbytearray\n"
 """The one function PyTorch's reader of plain pickles calls that takes memory by a number in the file."""
 
@@ -47,6 +49,12 @@ def check_archive(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
+            if any(_PROGRAM.fullmatch(part.filename) for part in parts):
+                raise InputError(
+                    f"weights {path}: expected a PyTorch state_dict of plain tensors, found a TorchScript program, "
+                    "which is not run; save its tensors where you trust it: m = torch.jit.load("
+                    f"{path.name!r}); torch.save(dict(m.state_dict()), 'tensors.pth')."
+                )
             if len(parts) > 2 * MAX_TENSORS:
                 raise _refused(path, f"at most {MAX_TENSORS} tensors", f"{len(parts)} parts")
             for part in parts:
@@ -100,7 +108,7 @@ def check_names(names: Iterable[Any], path: Path) -> None:
         raise _refused(path, f"at most {MAX_TENSORS} tensors", str(len(listed)))
     for name in listed:
         if not isinstance(name, str):
-            raise _refused(path, "names that are text", f"{shown(name)} of type {type(name).__name__}")
+            raise _refused(path, "names that are text", f"{shown(name)} of type {type(name).__name__}", "a state_dict")
         if not 0 < len(name) <= MAX_NAME:
             raise _refused(path, f"names of 1 to {MAX_NAME} characters", f"one of {len(name)}: {shown(name)}")
 
@@ -145,8 +153,6 @@ def _shape_problem(shape: Iterable[int]) -> str:
     return f"of {count} dimensions (at most {MAX_DIMENSIONS})" if count > MAX_DIMENSIONS else ""
 
 
-def _refused(path: Path, expected: str, found: str) -> InputError:
-    return InputError(
-        f"weights {path}: expected {expected}, found {found}; save the state_dict again as dense tensors on the CPU "
-        "({name: tensor.cpu().contiguous()}), or get the file anew."
-    )
+def _refused(path: Path, expected: str, found: str, again: str = "") -> InputError:
+    again = again or "the state_dict again as dense tensors on the CPU ({name: tensor.cpu().contiguous()})"
+    return InputError(f"weights {path}: expected {expected}, found {found}; save {again}, or get the file anew.")

@@ -19,6 +19,8 @@ from torch import Tensor
 from effdet_model.errors import InputError
 
 Float32 = npt.NDArray[np.float32]
+_Neighbours = tuple[npt.NDArray[Any], npt.NDArray[Any], Float32]
+"""(lower index, upper index, weight of the upper) of every position of one axis."""
 
 
 def preprocess(image: Any, config: Any, image_size: tuple[int, int] | None = None) -> tuple[Tensor, float]:
@@ -96,41 +98,72 @@ def scaled_size(original: tuple[int, int], image_size: tuple[int, int]) -> tuple
     return scaled, scale
 
 
+def normalize_and_resize(
+    image: npt.NDArray[np.uint8],
+    mean_rgb: float | Sequence[float],
+    stddev_rgb: float | Sequence[float],
+    size: tuple[int, int],
+    rows: slice,
+    columns: slice,
+) -> Float32:
+    """`resize_bilinear` of `normalize`: some rows and columns of the result, bit by bit what they are in the whole.
+
+    Pixels that these do not depend on are left out from the beginning.
+    """
+    vertical, horizontal = _neighbours(image.shape[0], size[0], rows), _neighbours(image.shape[1], size[1], columns)
+    used, vertical = _used_alone(vertical)
+    left = int(horizontal[0][0])
+    part = image[used, left : int(horizontal[1][-1]) + 1]
+    horizontal = horizontal[0] - left, horizontal[1] - left, horizontal[2]
+    return _resampled(normalize(part, mean_rgb, stddev_rgb), vertical, horizontal)
+
+
 def resize_bilinear(image: Float32, size: tuple[int, int]) -> Float32:
     """float32 [C, height, width] of the given size out of float32 [C, h, w], as tf.image.resize does it."""
-    top_rows, bottom_rows, row_weights = _neighbours(image.shape[1], size[0])
-    left, right, column_weights = _neighbours(image.shape[2], size[1])
-    used, positions = np.unique(np.concatenate((top_rows, bottom_rows)), return_inverse=True)
-    rows = image[:, used] if len(used) < image.shape[1] else image
-    columns = np.take(rows, right, axis=2)
-    starts = np.take(rows, left, axis=2)
-    columns -= starts
-    columns *= column_weights
-    columns += starts
-    result = np.take(columns, positions[size[0] :], axis=1)
-    tops = np.take(columns, positions[: size[0]], axis=1)
+    used, vertical = _used_alone(_neighbours(image.shape[1], size[0]))
+    source = image[:, used] if len(used) < image.shape[1] else image
+    return _resampled(source, vertical, _neighbours(image.shape[2], size[1]))
+
+
+def _used_alone(neighbours: _Neighbours) -> tuple[npt.NDArray[Any], _Neighbours]:
+    """(indices that are used, in order; the neighbours among these alone)."""
+    lower, upper, weights = neighbours
+    used, positions = np.unique(np.concatenate((lower, upper)), return_inverse=True)
+    return used, (positions[: len(lower)], positions[len(lower) :], weights)
+
+
+def _resampled(image: Float32, vertical: _Neighbours, horizontal: _Neighbours) -> Float32:
+    (top_rows, bottom_rows, row_weights), (left, right, column_weights) = vertical, horizontal
+    wide = np.take(image, right, axis=2)
+    starts = np.take(image, left, axis=2)
+    wide -= starts
+    wide *= column_weights
+    wide += starts
+    result = np.take(wide, bottom_rows, axis=1)
+    tops = np.take(wide, top_rows, axis=1)
     result -= tops
     result *= row_weights[:, None]
     result += tops
     return result
 
 
-def _neighbours(length: int, size: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Float32]:
-    """(lower index, upper index, weight of the upper) of every output position of one axis."""
+def _neighbours(length: int, size: int, part: slice = slice(None)) -> _Neighbours:
+    """(lower index, upper index, weight of the upper) of every output position in a part of one axis."""
     step = np.float32(length) / np.float32(size)
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5)
     floor = np.floor(position)
     lower = np.maximum(floor.astype(np.int64), 0)
     upper = np.minimum(np.ceil(position).astype(np.int64), length - 1)
-    return lower, upper, position - floor
+    return lower[part], upper[part], (position - floor)[part]
 
 
 def _checked(image: Any, channels: int) -> npt.NDArray[np.uint8]:
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
         order = " in RGB order" if channels == 3 else ""
+        remedy = "convert it, or pass a path and let decode_image read it" if channels == 3 else "make it an array so"
         raise InputError(
             f"image: expected uint8 [height, width, {channels}]{order}, found {pixels.dtype} {list(pixels.shape)}; "
-            "convert it, or pass a path and let decode_image read it."
+            f"{remedy}."
         )
     return pixels

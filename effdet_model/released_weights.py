@@ -1,7 +1,8 @@
 """The weight files that effdet's author released, which say nothing of themselves: what they were made for.
 
-A file is known by the eight hex digits at the end of its name, the beginning of its SHA-256. Source: the `url` entries
-of effdet's `model_config.py` in all its versions (2020-05-23 to 0.4.1) and the configuration each stood in.
+A file is known by the beginning of its SHA-256, whatever its name; the author's names end in these eight hex digits.
+Source: the `url` entries of effdet's `model_config.py` in all its versions (2020-05-23 to 0.4.1) and the configuration
+each stood in.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from effdet_model.config import (
     EfficientDetConfig,
 )
 from effdet_model.variants import OFFICIAL_VARIANTS
+from effdet_model.weights import file_sha256
+
+_DIGITS = 8
 
 _HASHES: Mapping[str, tuple[str, ...]] = {
     "d0": ("d92fd44f", "1851dfed", "f153e0cf"),
@@ -84,24 +88,37 @@ def _released(variant: str, digits: str) -> ReleasedWeights:
     return ReleasedWeights(variant, {**pairs, **_OF_THEIR_OWN.get(digits, {})})
 
 
-RELEASED: Mapping[str, ReleasedWeights] = {
+RELEASED: dict[str, ReleasedWeights] = {
     digits: _released(variant, digits) for variant, hashes in _HASHES.items() for digits in hashes
 }
 """The first eight hex digits of the SHA-256 to what the file is."""
 
 
 def released_weights(path: str | PurePath) -> ReleasedWeights | None:
-    """What a file is whose name ends in the hash of a released one (tf_efficientdet_d0_34-f153e0cf.pth), or None."""
-    match = re.search(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)$", PurePath(path).name)
+    """What a file is whose content is that of a released one; None for any other.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return RELEASED.get(file_sha256(path)[:_DIGITS])
+
+
+def named_as_released(path: str | PurePath) -> ReleasedWeights | None:
+    """What the name alone says (tf_efficientdet_d0_34-f153e0cf.pth); the content may be another's."""
+    match = re.search(rf"-([0-9a-f]{{{_DIGITS}}})\.(?:pth|pt|safetensors)$", PurePath(path).name)
     return RELEASED.get(match[1]) if match else None
 
 
 def assumed_anchors(weights: str | PurePath, config: EfficientDetConfig) -> str:
     """What to tell of weights without metadata: the anchors that were assumed, and how to give others."""
     other = ASPECT_RATIO_PAIRS if config.aspect_ratios == ASPECT_RATIOS else ASPECT_RATIOS
+    whose, why = f"those of {config.name}", "say nothing of their anchors"
+    if named_as_released(weights):
+        whose = "those of that file"
+        why = "have the name of a file that effdet's author released and another content"
     return (
-        f"weights {weights} say nothing of their anchors: assumed num_scales {config.num_scales}, aspect_ratios "
-        f"{_listed(config.aspect_ratios)} and anchor_scale {_listed(config.anchor_scale)}, those of {config.name}. If "
+        f"weights {weights} {why}: assumed num_scales {config.num_scales}, aspect_ratios "
+        f"{_listed(config.aspect_ratios)} and anchor_scale {_listed(config.anchor_scale)}, {whose}. If "
         f"they were trained with others, such as aspect_ratios {_listed(other)}, give them to create_model, or as "
         "--hparams FILE.yaml"
     )

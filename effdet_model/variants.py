@@ -178,6 +178,8 @@ def canonical_variant(name: str) -> str:
     Raises:
         InputError: no such variant; the message lists the nearest names and all.
     """
+    if not isinstance(name, str):
+        raise unknown_name("variant", name, list_variants())
     text = name.strip().lower()
     if text in _PYTORCH:
         return text

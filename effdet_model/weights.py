@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from effdet_model.errors import InputError, InputWarning, shown
@@ -42,6 +43,7 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         InputError: the file or its metadata cannot be read.
     """
     path = _existing(path)
+    check_suffix(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -70,7 +72,7 @@ def check_pairing(weights: str | Path, metadata: Mapping[str, Any] | None) -> No
     path = Path(weights)
     if metadata is None or "weights_sha256" not in metadata or path.suffix == ".safetensors":
         return
-    expected, found = str(metadata["weights_sha256"]), _sha256(path)
+    expected, found = str(metadata["weights_sha256"]), file_sha256(path)
     if expected.lower() != found:
         beside = metadata_path(path)
         raise InputError(
@@ -80,7 +82,19 @@ def check_pairing(weights: str | Path, metadata: Mapping[str, Any] | None) -> No
         )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: str | PurePath) -> str:
+    """The SHA-256 of a weight file, as 64 hex digits; not computed again while the file is the same.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = _existing(path)
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256(path: Path, *_state: int) -> str:
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -161,11 +175,33 @@ def dtype_name(tensor: Tensor) -> str:
 
 
 def _read(path: Path, mapped: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    check_suffix(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path), ()
     check_archive(path)
     tensors, notes = find_state_dict(_unpickled(path, mapped), f"weights {path}")
     return checked_tensors(tensors, path), notes
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a .safetensors that has another name, and the other way round: the name says where its metadata lie.
+
+    Raises:
+        InputError: name and content are of two kinds.
+    """
+    with open(path, "rb") as file:
+        head = file.read(9)
+    is_safetensors = head[8:9] == b"{" and head[6:8] == b"\0\0"  # any byte may begin it, also those of a pickle
+    if is_safetensors and path.suffix != ".safetensors":
+        raise InputError(
+            f"{path}: expected a PyTorch state_dict of plain tensors, found a safetensors file; rename it to "
+            f"{path.with_suffix('.safetensors').name}."
+        )
+    if path.suffix == ".safetensors" and not is_safetensors and head.startswith((b"PK\x03\x04", b"\x80")):
+        raise InputError(
+            f"{path}: expected a safetensors file, found one that torch.save wrote; rename it to "
+            f"{path.with_suffix('.pth').name}."
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -208,7 +244,7 @@ def _unpickled(path: Path, mapped: bool) -> Any:
         ) from error
 
 
-def _existing(path: str | Path) -> Path:
+def _existing(path: str | PurePath) -> Path:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"weights {path}: expected a .pth or .safetensors file, found none; check the path.")
@@ -244,7 +280,9 @@ def _checked(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
 def _unreadable(path: Path, expected: str, error: Exception) -> InputError:
     text = _ANSI.sub("", str(error)).strip()
     cause = re.search(r"WeightsUnpickler error: (.*)", text)  # the rest advises to run the file's code
-    reason = (cause[1] if cause else text.split("\n")[0])[:200] or type(error).__name__
+    reason = (cause[1] if cause else text.split("\n")[0])[:200]
+    if not re.search("[a-z]", reason) or reason == type(error).__name__:  # an opcode's number, or nothing
+        reason = "an empty file" if path.stat().st_size == 0 else "another kind of content"
     return InputError(
         f"{path}: expected {expected}, found: {reason}; the file is damaged or of another kind."
     )

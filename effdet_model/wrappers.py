@@ -22,7 +22,7 @@ MAX_PLACES = 100
 
 _OWN = re.compile(r"((?:[^.]+\.)*?)(backbone|fpn|class_net|box_net)\.")
 _PARTS = {"backbone", "fpn", "class_net", "box_net"}
-_BENCH = re.compile(r"(?:[^.]+\.)*(?:anchors\.boxes|anchor_labeler\..+|loss_fn\..+)")
+_BENCH = re.compile(r"(?:[^.]+\.)*(?:anchors\.boxes|anchor_labeler\..+|loss_fn\..+|n_averaged)")
 _AVERAGES = re.compile(r"(?:^|[._])(?:ema|swa|average|averaged)(?:$|[._])")
 _COUNTER = "num_batches_tracked"
 
@@ -64,7 +64,7 @@ def model_names(keys: Iterable[str], label: str) -> ModelNames:
         notes.append(f"took the prefix {prefix!r} off all names, which a wrapper had added")
     bench = [name for name in names if prefixes and _BENCH.fullmatch(name) and not name.startswith(tuple(_PARTS))]
     if bench:
-        notes.append(f"left out {listed(bench)}, which is a training or prediction bench's")
+        notes.append(f"left out {listed(bench)}, which a bench or an averaging wrapper had added")
         names = {name: key for name, key in names.items() if name not in bench}
     norms = [name.removesuffix("running_var") for name in names if name.endswith(".running_var")]
     counters = tuple(norm + _COUNTER for norm in norms if norm + _COUNTER not in names)

@@ -20,8 +20,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-Report = Callable[[int, int | None], None]
-"""Called with (how much is done, how much there is in all; None where it is not known)."""
+Report = Callable[..., None]
+"""Called with (how much is done, how much there is in all; None where it is not known), and a label if it changes."""
 
 
 class _Speed(ProgressColumn):
@@ -47,7 +47,11 @@ def progress(label: str, unit: Literal["", "images", "bytes"] = "") -> Iterator[
     console = Console(stderr=True)
     with Bars(*columns, transient=True, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task(label, total=None, visible=False)
-        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+        def report(done: int, total: int | None, now: str = label) -> None:
+            bars.update(task, completed=done, total=total, visible=True, description=now)
+
+        yield report
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -29,12 +29,14 @@ from torch import Tensor
 from effdet_model.config import EfficientDetConfig
 from effdet_model.errors import InputError
 from effdet_model.fit import compare, listed, same_bits
-from effdet_model.weights import Weights, dtype_name, read_metadata, read_weights
+from effdet_model.weights import Weights, check_pairing, dtype_name, read_metadata, read_weights
 from mappings.committed import table_for
 from mappings.layouts import LAYOUTS
 from mappings.table import MappingTable, Row
 from porting.checkpoint.dialects import EMA_SUFFIX, H5
+from porting.checkpoint.sources import open_source
 from porting.checkpoint.tensorbundle import TensorBundle
+from porting.checkpoint.values import Kind
 from porting.checkpoint.write_h5 import layer_order, write_h5
 from porting.checkpoint.write_tensorbundle import write_checkpoint
 from porting.files import file_sha256
@@ -122,6 +124,8 @@ def to_tensorflow(
     ignored = _account(weights, state_dict, table, notes)
     if not allow_nonfinite:
         _refuse_implausible(weights, state_dict, table)
+    if not overwrite:
+        _check_earlier(output, table, _reader(state_dict, table, None))
     read = _reader(state_dict, table, progress)
     if dialect == H5:
         write_h5(
@@ -160,6 +164,39 @@ def check_reverse_output(output: Path) -> None:
         )
 
 
+def _check_earlier(output: Path, table: MappingTable, read: Callable[[str], np.ndarray]) -> None:
+    """Refuse a checkpoint in the output's place that holds other values, before anything is written.
+
+    Whether one with the same values has the same bytes is `_check_replaceable`'s to say.
+    """
+    earlier = output if output.suffix.lower() in H5_SUFFIXES else output / STEM
+    if not all(path.is_file() for path in ([earlier] if earlier == output else [output / name for name in _FILES])):
+        return
+    try:
+        with open_source(earlier) as source:
+            if source.variables.keys() != table.tensorflow_shapes.keys():
+                raise _in_the_way(output, "it holds other variables")
+            for name, info in source.variables.items():
+                for kind in (["raw"] if info.has_raw else []) + (["ema"] if info.has_ema else []):
+                    if not same_bits(read(name), np.asarray(source.read(name, cast(Kind, kind)))):
+                        raise _in_the_way(output, f"{name} differs")
+    except _InTheWayError:
+        raise
+    except InputError as error:
+        raise _in_the_way(output, "one of another model, or a damaged one") from error
+
+
+class _InTheWayError(InputError):
+    pass
+
+
+def _in_the_way(output: Path, how: str) -> InputError:
+    return _InTheWayError(
+        f"output {output}: expected nothing, or what was written from the same weights before, found another "
+        f"checkpoint ({how}); name another --output, or use --overwrite to replace it."
+    )
+
+
 def _check_replaceable(output: Path, pairs: list[tuple[Path, Path]], overwrite: bool) -> None:
     """Refuse to write new files over old ones of other content.
 
@@ -170,11 +207,7 @@ def _check_replaceable(output: Path, pairs: list[tuple[Path, Path]], overwrite: 
         return
     others = [place for new, place in pairs if place.exists() and file_sha256(place) != file_sha256(new)]
     if others:
-        raise InputError(
-            f"output {output}: expected nothing, or what was written from the same weights before, found another "
-            f"checkpoint ({listed(path.name for path in others)} differs); name another --output, or use "
-            "--overwrite to replace it."
-        )
+        raise _in_the_way(output, f"{listed(path.name for path in others)} differs")
 
 
 def _config(
@@ -182,7 +215,9 @@ def _config(
 ) -> tuple[EfficientDetConfig, list[str]]:
     """The weights' config, as the recogniser says: from metadata, the variant, or the tensors and names."""
     shapes = {key: tuple(tensor.shape) for key, tensor in loaded.state_dict.items()}
-    found = recognise_tensors(weights, shapes, read_metadata(weights), variant, overrides)
+    metadata = read_metadata(weights)
+    check_pairing(weights, metadata)
+    found = recognise_tensors(weights, shapes, metadata, variant, overrides)
     commands = [
         command("convert", "--to", "tf", "--variant", name, "--weights", str(weights)) for name, _ in found.choices
     ]

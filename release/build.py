@@ -17,7 +17,7 @@ from typing import Any
 
 from effdet_model.errors import InputError
 from effdet_model.factory import create_model
-from effdet_model.weights import WEIGHT_SUFFIXES, metadata_path, read_state_dict
+from effdet_model.weights import metadata_path, read_state_dict
 from porting.identity import weight_name
 from porting.official.catalog import CatalogEntry, catalog
 from porting.version import TOOL, tool_version
@@ -105,34 +105,6 @@ def make_release(items: Sequence[ReleaseItem], output: str | Path, *, license_na
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Release(output, release.files)
-
-
-def release_items(folder: str | Path) -> list[ReleaseItem]:
-    """The models in a work folder: each subfolder (or the folder itself) with a weight file and both reports.
-
-    diff.json and parity.json may lie one folder deeper. Missing reports are for `make_release` to tell.
-
-    Raises:
-        InputError: no weight file, or several in one folder.
-    """
-    folder = Path(folder)
-    folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())] if folder.is_dir() else []
-    items = []
-    for place in folders:
-        found = sorted(path for path in place.iterdir() if path.suffix in WEIGHT_SUFFIXES)
-        if len(found) > 1:
-            raise InputError(
-                f"release folder {place}: expected one weight file, found {', '.join(path.name for path in found)}; "
-                "put each model into a folder of its own."
-            )
-        if found:
-            items.append(ReleaseItem(found[0], _report(place, "diff.json"), _report(place, "parity.json")))
-    if not items:
-        raise InputError(
-            f"release folder {folder}: expected folders with a weight file, diff.json and parity.json, found none; "
-            "convert, diff and compare a variant first."
-        )
-    return items
 
 
 def check_release(folder: str | Path) -> Release:
@@ -300,11 +272,6 @@ def _copy(source: Path, target: Path) -> ReleasedFile:
 
 def _described(path: Path) -> ReleasedFile:
     return ReleasedFile(path.name, file_sha256(path), path.stat().st_size)
-
-
-def _report(folder: Path, name: str) -> Path:
-    here = folder / name
-    return here if here.exists() else next(iter(sorted(folder.glob(f"*/{name}"))), here)
 
 
 def _check_links(path: Path, present: set[str]) -> None:

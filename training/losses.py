@@ -104,7 +104,11 @@ class MovingNormalizer:
 
     def __call__(self, targets: Sequence[Targets]) -> float:
         """The average after this batch."""
-        self.value -= (self.value - positives_normalizer(targets)) * (1 - self.momentum)
+        return self.update(positives_normalizer(targets))
+
+    def update(self, normalizer: float) -> float:
+        """The average after a batch of so many positives + 1."""
+        self.value -= (self.value - normalizer) * (1 - self.momentum)
         return self.value
 
 
@@ -112,9 +116,10 @@ def focal_loss(
     logits: Tensor, wanted: Tensor, alpha: float, gamma: float, label_smoothing: float = 0.0
 ) -> Tensor:
     """Focal loss of each logit; `wanted` is 1 for the true class, else 0, of the same shape."""
+    positive = wanted > 0
     probability = torch.sigmoid(logits)
-    missed = 1 - (wanted * probability + (1 - wanted) * (1 - probability))
-    weight = wanted * alpha + (1 - wanted) * (1 - alpha)
+    missed = 1 - torch.where(positive, probability, 1 - probability)
+    weight = torch.where(positive, logits.new_tensor(alpha), logits.new_tensor(1 - alpha))
     if label_smoothing:
         wanted = wanted * (1.0 - label_smoothing) + 0.5 * label_smoothing
     return weight * missed**gamma * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
@@ -149,7 +154,8 @@ def _class_loss(
         losses = legacy_focal_loss(logits, wanted, alpha, gamma)
     else:
         losses = focal_loss(logits, wanted, alpha, gamma, smoothing)
-    return (losses * (places != NOT_COUNTED)).sum()
+    counted = places != NOT_COUNTED
+    return losses.sum() if bool(counted.all()) else (losses * counted).sum()
 
 
 def _box_iou_loss(

@@ -121,9 +121,9 @@ def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -
             f"{label}: expected the variables of this SavedModel (variables/variables.index and .data-...), found "
             f"{SAVED_MODEL} alone; copy the whole folder."
         )
-    if folder is not None and not files and [path.name for path in folder.iterdir()] == [ARCHIVE]:
-        return locate(folder / ARCHIVE)
     shards = [name for name in files if _SHARD.fullmatch(name)]
+    if folder is not None and not shards and (folder / ARCHIVE).is_dir():
+        return locate(folder / ARCHIVE)
     shown = ", ".join(sorted(files)[:5]) or "an empty folder"
     missing = f"; the index of {shards[0]} is missing, copy it too." if shards else "; name another folder."
     raise InputError(f"{label}: expected a checkpoint (NAME.index or NAME.h5), found {shown}{missing}")

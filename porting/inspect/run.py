@@ -202,8 +202,11 @@ def _inspect_weights(weights: WeightFile, progress: Progress | None, named: Sequ
     statistics = Statistics()
     norms = {key.removesuffix(".running_var") for key in weights.shapes if key.endswith(".running_var")}
     kept = [key for key in weights.shapes if key not in weights.counters]
+    whole: dict[str, str] = {}
     for done, key in enumerate(kept, 1):
         array, dtype = weights.read(key)
+        if array.dtype.kind != "f":
+            whole[key] = dtype
         statistics.add(key, array, pytorch_role(key, norms), dtype)
         if progress:
             progress(done, len(kept))
@@ -215,7 +218,7 @@ def _inspect_weights(weights: WeightFile, progress: Progress | None, named: Sequ
     found.notes += weights.notes
     if not isinstance((found.metadata or {}).get("config"), dict):
         found.notes.append("no metadata of this project: variant and classes come from the tensors")
-    _problem_of(found, str(weights.path), lambda: _compare_weights(found, weights, named))
+    _problem_of(found, str(weights.path), lambda: _compare_weights(found, weights, whole, named))
     _report_values(found, statistics)
     recorded = (found.metadata or {}).get("weights_sha256", digest)
     if recorded != digest:
@@ -223,15 +226,22 @@ def _inspect_weights(weights: WeightFile, progress: Progress | None, named: Sequ
     return found
 
 
-def _compare_weights(found: Inspection, weights: WeightFile, named: Sequence[str]) -> None:
-    """Which model the weights are of, and whether they are whole; the next command."""
+def _compare_weights(
+    found: Inspection, weights: WeightFile, whole: Mapping[str, str], named: Sequence[str]
+) -> None:
+    """Which model the weights are of, and whether they are whole; the next command.
+
+    Args:
+        whole: names of tensors of whole numbers -> dtype; only counters may be that.
+    """
     recognised = recognise_tensors(weights.path, weights.shapes, weights.metadata, named=named)
     _adopt(found, recognised)
     found.choices = [_evaluate_command(weights.path, *choice) for choice in recognised.choices]
     if recognised.config is None:
         return
     found.next_command = _evaluate_command(weights.path, recognised.config.name, found.hparams)
-    mismatch = compare(expected_shapes(recognised.config, "pytorch"), weights.shapes)
+    numbers = {name: dtype for name, dtype in whole.items() if not name.endswith(".num_batches_tracked")}
+    mismatch = compare(expected_shapes(recognised.config, "pytorch"), weights.shapes, numbers)
     found.unknown = list(mismatch.left_over)
     found.problems += [f"as weights of {recognised.config.name}: {part}" for part in mismatch.parts()]
 

@@ -24,6 +24,9 @@ def recognise_source(
     Args:
         named: further names that belong to it, e.g. the URL that it came from.
     """
+    problem = _not_portable([*source.variables, *source.unknown])
+    if problem:
+        return Recognised(source.label, problems=(problem,))
     shapes = {name: info.shape for name, info in source.variables.items()}
     names = around(source.path, *source.surroundings, *named)
     given = dict(overrides or {})
@@ -42,6 +45,22 @@ def _overridden(
         mine, file = getattr(config, key), getattr(config.replace(**{key: stated[key]}), key)
         if mine != file:
             yield f"took {key}={mine} as asked, though the file itself says {file}"
+
+
+def _not_portable(names: Sequence[str]) -> str:
+    """What of google/automl's models no PyTorch model here has, where the names of the variables tell it; "" else."""
+    slopes = sum(name.rpartition("/")[2] == "srelu_beta" for name in names)
+    if slopes:
+        return (
+            f"expected an activation without variables of its own, found act_type srelu, which trains one at every "
+            f"place ({slopes} named srelu_beta); such models cannot be ported, train with another act_type."
+        )
+    if any(name.startswith(("class_net/class-0-bn-0/", "box_net/box-0-bn-0/")) for name in names):
+        return (
+            "expected a pyramid from level 1 or later, found min_level 0, where the image itself is the finest level; "
+            "such models cannot be ported, train with min_level from 1 to 5."
+        )
+    return ""
 
 
 def recognise_tensors(

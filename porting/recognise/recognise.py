@@ -28,6 +28,9 @@ from porting.recognise.surroundings import contradicts, named_variant
 
 AUTO = "auto"
 
+_NEARLY = 0.97
+_ROOM = 250
+"""Characters of a message for what differs from the nearest variant."""
 _DIFFERENCES = {
     "image_size": "image size", "aspect_ratios": "anchors", "anchor_scale": "anchors", "mean_rgb": "preprocessing",
     "stddev_rgb": "preprocessing", "scale_range": "preprocessing",
@@ -221,10 +224,20 @@ def _by_shapes(evidence: Evidence, census: Census, given: Mapping[str, Any], hea
             )
             return _undecided(evidence, choices, heads, notes, problem)
     problem = (
-        f"no variant has exactly these shapes; nearest is {census.nearest} ({census.similarity:.0%} of shapes). Name "
+        f"no variant has exactly these shapes; nearest is {census.nearest} ({_share(evidence, census, heads)}). Name "
         "--variant and the --hparams it was trained with."
     )
     return Recognised(evidence.label, heads=heads, problems=(problem,))
+
+
+def _share(evidence: Evidence, census: Census, heads: Heads) -> str:
+    """How near the nearest variant is: what differs, where that is little, else the share of equal shapes."""
+    if census.similarity < _NEARLY:
+        return f"{census.similarity:.0%} of shapes"
+    config = get_config(census.nearest)
+    config = config.replace(**heads_overrides(config, heads))
+    mismatch = compare(expected_shapes(config, evidence.framework), evidence.shapes)
+    return mismatch.text(_ROOM) or "other heads"
 
 
 def _chosen(

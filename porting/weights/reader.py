@@ -11,7 +11,7 @@ import torch
 
 from effdet_model.errors import InputError
 from effdet_model.plain_tensors import check_header, check_names
-from effdet_model.weights import METADATA_KEY, parse_metadata, read_metadata, read_weights
+from effdet_model.weights import METADATA_KEY, check_suffix, parse_metadata, read_metadata, read_weights
 from effdet_model.wrappers import model_names
 from porting.files import file_sha256
 
@@ -29,9 +29,9 @@ def is_weight_file(path: Path) -> bool:
 def _dialect(path: Path) -> Literal["pth", "safetensors"] | None:
     with open(path, "rb") as file:
         head = file.read(9)
-    if head.startswith((_ZIP, *_PICKLE)):
-        return "pth"
-    return "safetensors" if head[8:9] == b"{" and head[6:8] == b"\0\0" else None
+    if head[8:9] == b"{" and head[6:8] == b"\0\0":  # first: the length before it may begin as a pickle does
+        return "safetensors"
+    return "pth" if head.startswith((_ZIP, *_PICKLE)) else None
 
 
 class WeightFile:
@@ -48,6 +48,7 @@ class WeightFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_suffix(path)
         self.dialect = _dialect(path) or "pth"
         self._safe: Any = None
         self._state: dict[str, torch.Tensor] = {}

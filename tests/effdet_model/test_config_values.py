@@ -30,7 +30,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("backbone_name", "hf-hub:someone/resnet50", "backbone_name: expected the name of a model .*'hf-hub:someone/resne"),
     ("backbone_name", "hf_hub:someone/resnet50", "backbone_name: expected the name of a model .*'hf_hub:someone/resne"),
     ("backbone_name", "local-dir:/tmp/resnet50", "backbone_name: expected the name of a model .*'local-dir:/tmp"),
-    ("backbone_name", "efficientnet-b9", "backbone_name: expected a backbone of google/automl such as efficientnet-b8"),
+    ("backbone_name", "efficientnet-b9", "backbone_name: expected a model of timm .* such as efficientnet-b8"),
     ("image_size", float("inf"), r"image_size: expected HEIGHTxWIDTH or one number, found inf; write e.g. 512"),
     ("image_size", 512.9, r"image_size: expected HEIGHTxWIDTH or one number, found 512.9; write"),
     ("image_size", True, r"image_size: expected HEIGHTxWIDTH or one number, found True; write"),

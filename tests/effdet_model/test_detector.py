@@ -198,7 +198,7 @@ def test_models_of_every_precision(model, pictures, dtype, atol):
     np.testing.assert_allclose(found.scores, Detector(model)(pictures[2])[0].scores, atol=atol)
     inputs, scale = preprocess(pictures[2], model.config)
     with torch.inference_mode():
-        outputs = [[level.float() for level in levels] for levels in typed(inputs[None].to(dtype))]
+        outputs = typed(inputs[None].to(dtype))
     anchors = torch.from_numpy(anchors_from_config(model.config))
     (rows,) = postprocess("numpy_gaussian", *outputs, anchors, 90, [scale], (128, 256))
     assert found.category_ids.tolist() == rows[:, 5].tolist()
@@ -233,7 +233,7 @@ def test_the_model_is_looked_at_anew_in_every_call(model, pictures):
 
 def test_wrapped_models(model, pictures):
     expected = Detector(model)(pictures[0])[0]
-    parallel = torch.nn.DataParallel
+    model, parallel = copy.deepcopy(model), torch.nn.DataParallel  # which moves a model to the GPU
     for wrapped in (parallel(model), AveragedModel(model), parallel(AveragedModel(model))):
         same(Detector(wrapped)(pictures[0])[0], expected)
     with pytest.raises(InputError, match="Detector: expected a model as create_model makes it, found Linear without"):
@@ -271,8 +271,21 @@ def test_a_copy_runs_on_the_gpu(model, pictures):
 
 
 def test_wrong_use_is_refused(model, pictures, tmp_path):
-    with pytest.raises(InputError, match="batch size: expected at least 1, found 0"):
-        Detector(model, batch_size=0)
+    for wrong in (0, 1.5, "a", None):
+        with pytest.raises(InputError, match=f"batch_size: expected a whole number from 1 to .*, found {wrong!r}"):
+            Detector(model, batch_size=wrong)
+    for wrong in ("a", None, True, [0.5]):
+        with pytest.raises(InputError, match="score_threshold: expected a number from 0 to 1, found"):
+            Detector(model, score_threshold=wrong)
+    with pytest.raises(InputError, match="nms_configs: expected a mapping with keys such as method"):
+        Detector(model, nms_configs=["method"])
+    with pytest.raises(InputError, match="unknown suppression profile: 5"):
+        Detector(model, 5)
+    for wrong in (None, 5, b"\xff\xd8\xff"):
+        with pytest.raises(InputError, match="images: expected uint8 arrays, Pillow images or paths, one or several"):
+            Detector(model)(wrong)
+    with pytest.raises(InputError, match=r"image: expected uint8 .* found uint8 \[8, 9\]"):
+        Detector(model)(np.zeros((8, 9), np.uint8))
     with pytest.raises(InputError, match="unknown suppression profile: 'soft'"):
         Detector(model, "soft")
     with pytest.raises(InputError, match=r"gone\.png: expected an image file, found no such file"):

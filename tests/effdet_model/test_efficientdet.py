@@ -80,7 +80,7 @@ def test_any_timm_backbone(backbone: str) -> None:
 
 
 def test_backbone_that_timm_does_not_have() -> None:
-    with pytest.raises(InputError, match="backbone_name: expected a model of timm or google/automl, found 'b0'"):
+    with pytest.raises(InputError, match="backbone_name: expected a model of timm .* found 'b0'"):
         create_model("efficientdet_d0", backbone_name="b0")
 
 
@@ -136,8 +136,47 @@ def test_an_observed_call_leaves_the_model_as_it_was() -> None:
 
 
 def test_norm_layer_that_timm_does_not_have() -> None:
-    with pytest.raises(InputError, match="norm_layer: expected a normalisation layer of timm .* found 'batch'"):
-        create_model("d0", norm_layer="batch")
+    for name in ("batch", "_"):  # timm takes underscores for nothing
+        with pytest.raises(InputError, match=f"norm_layer: expected a normalisation layer of timm .* found '{name}'"):
+            create_model("d0", norm_layer=name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"fpn_num_filters": 88, "norm_layer": "groupnorm"},
+            r"a num_groups that divides the 88 channels of fpn_num_filters, found 32 \(the default\); set "
+            r"norm_kwargs=\{'num_groups': 22\}",
+        ),
+        ({"norm_layer": "groupnorm", "norm_kwargs": {"num_groups": 7}}, r"found 7; set norm_kwargs=.*: 8\}"),
+        ({"norm_layer": "layernorm"}, r"takes norm_kwargs \{\} and features \[N, 64, h, w\], found 'layernorm'"),
+        ({"norm_layer": "batchnorm1d"}, "found 'batchnorm1d': expected 2D or 3D input"),
+        ({"norm_layer": "rmsnorm2d", "norm_kwargs": {"num_groups": 4}}, "found 'rmsnorm2d': .*num_groups"),
+    ],
+)
+def test_norm_layers_that_do_not_take_the_features(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        create_model("d0", image_size=64, **overrides)
+    assert len(str(caught.value)) < 600
+
+
+def test_misspelt_backbones_are_told_before_a_model_is_made() -> None:
+    for name, close in (
+        ("resnet5O", "resnet50"), ("efficientnet-b9", "efficientnet-b8"), ("EfficientNet-B0", "efficientnet-b0"),
+        ("resnet50.a1_in1", "resnet50.a1_in1k"), ("nothing_like_it_at_all", "efficientnet-b0, resnet50"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=rf"^backbone_name: expected a model of timm .*{close}.*found '{name}'"):
+            get_config("d0", backbone_name=name)
+    assert get_config("d0", backbone_name="resnet50.a1_in1k").backbone_name == "resnet50.a1_in1k"
+
+
+def test_arguments_of_another_kind_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown variant: 5. Expected one of"):
+        create_model(5)  # type: ignore[arg-type]
+    for weights, kind in (({"a": torch.ones(1)}, "dict"), (True, "bool"), (b"d0.pth", "bytes")):
+        with pytest.raises(InputError, match=f"expected weights as the path of a .* file, found a {kind}; tensors go"):
+            create_model("d0", weights=weights)  # type: ignore[arg-type]
 
 
 def test_bad_fields_are_named() -> None:

@@ -63,3 +63,10 @@ def test_bits_tell_what_equality_does_not() -> None:
     assert same_bits(np.array(1.5), np.array(1.5)) and same_bits(torch.tensor(3), torch.tensor(3))
     half = torch.tensor([1.0, float("nan")], dtype=torch.bfloat16)
     assert same_bits(half, half.clone()) and not same_bits(half, half.half())
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred\x1b[0m", "a\nb", "\u202ebackwards", "bell\x07", "\x9b2J"])
+def test_names_do_not_steer_the_terminal(name: str) -> None:
+    text = compare({"kernel": ()}, {name: (), "kernel": (2,)}).text()
+    assert text.isprintable() and listed([name]).isprintable() and listed([name]) in text
+    assert listed(["d\u00e9j\u00e0"]) == "d\u00e9j\u00e0"

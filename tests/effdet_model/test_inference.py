@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from effdet_model import InputError, create_model, inference_form, list_variants
+from effdet_model import InputError, create_model, inference_form
 from effdet_model.folding import FusedConv2d, affine
 from effdet_model.inference import InferenceForm
 
 Outputs = tuple[list[Tensor], list[Tensor]]
-SAME_NETWORK = ("_ap", "_640", "d7")
-"""Variants that differ from another in size, anchors or preprocessing only."""
-DISTINCT = [name for name in list_variants() if not name.endswith(SAME_NETWORK)]
+ONE_OF_EACH = (
+    "d7x", "lite3", "efficientdet_d1", "efficientdet_q0", "efficientdet_w0", "efficientdet_es",
+    "efficientdet_lite0", "efficientdetv2_dt", "cspresdet50", "cspresdext50pan", "cspdarkdet53", "mixdet_m",
+    "mobiledetv2_110d", "mobiledetv3_large",
+)  # fmt: skip
+"""Variants beside the fast tests' that are built in another way; the rest of them are only larger."""
+SMALL = (66, 97)
 
 
 def model_of(variant: str, size: tuple[int, int] = (130, 192), **overrides: Any) -> nn.Module:
@@ -76,14 +78,14 @@ def test_gives_what_the_plain_model_gives(variant: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", DISTINCT)
-def test_gives_what_the_plain_model_gives_for_every_variant(variant: str) -> None:
-    assert_same_function(model_of(variant))
+@pytest.mark.parametrize("variant", ONE_OF_EACH)
+def test_gives_what_the_plain_model_gives_for_every_kind_of_variant(variant: str) -> None:
+    assert_same_function(model_of(variant, SMALL))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(128, 128), (97, 161), (161, 194), (259, 321), (256, 67)])
-@pytest.mark.parametrize("variant", ["d0", "efficientdet_d0", "efficientdet_lite0"])
+@pytest.mark.parametrize("size", [(128, 128), (97, 161), (161, 194), (256, 67)])
+@pytest.mark.parametrize("variant", ["d0", "efficientdet_d0"])
 def test_every_size_settles_its_own_padding(variant: str, size: tuple[int, int]) -> None:
     assert_same_function(model_of(variant, size))
 
@@ -102,12 +104,12 @@ def test_every_size_settles_its_own_padding(variant: str, size: tuple[int, int])
         {"norm_layer": "frozenbatchnorm2d"},
         {"fpn_config": {"nodes": [{"feat_level": level, "inputs_offsets": [level - 3]} for level in range(3, 8)],
                         "weight_method": "sum"}},
-        *({"act_type": act} for act in ("hswish", "relu", "relu6", "mish", "leaky_relu", "gelu", "prelu")),
+        *({"act_type": act} for act in ("hswish", "relu6", "leaky_relu", "prelu")),
     ],
     ids=str,
 )  # fmt: skip
 def test_every_option_of_a_config(overrides: dict[str, Any]) -> None:
-    assert_same_function(model_of("d0", **overrides))
+    assert_same_function(model_of("d0", SMALL, **overrides))
 
 
 @pytest.mark.slow
@@ -149,7 +151,7 @@ def test_padding_before_the_convolution_gives_the_same() -> None:
     ],
 )
 def test_a_fault_of_one_folded_value_is_seen(fault: str) -> None:
-    model = model_of("d0")
+    model = model_of("d0", SMALL)
     form = inference_form(model)
     expected = model(picture(model))
     model.state_dict()[fault][0] *= 1.01
@@ -157,15 +159,15 @@ def test_a_fault_of_one_folded_value_is_seen(fault: str) -> None:
 
 
 def test_batches_and_half_precision() -> None:
-    model = model_of("d0")
+    model = model_of("d0", SMALL)
     three = picture(model, 3)
     together = inference_form(model)(three)
     for index in range(3):
         alone = inference_form(model)(three[index : index + 1])
         classes, boxes = ([level[index : index + 1] for level in part] for part in together)
         assert distance(alone, (classes, boxes)) < 1e-4  # other kernels for another batch: rounding
-    low = inference_form(model.bfloat16())(three.bfloat16())
-    assert low[0][0].dtype == torch.bfloat16 and distance(low, together) < 0.2
+    plain, low = model.bfloat16()(three.bfloat16()), inference_form(model)(three.bfloat16())
+    assert low[0][0].dtype == torch.bfloat16 and distance(low, together) <= 4 * distance(plain, together)
 
 
 def test_another_size_and_another_model_are_refused() -> None:
@@ -213,15 +215,13 @@ def test_compiles_as_one_graph(form: InferenceForm) -> None:
 
 @pytest.mark.slow
 def test_onnx(form: InferenceForm, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    path = tmp_path / "form.onnx"
+    """Another runtime's own rounding is as far from float64 as PyTorch's."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path, images = tmp_path / "form.onnx", picture(form, 3)
     dynamic = {"images": {0: torch.export.Dim("batch", min=1, max=8)}}
     torch.onnx.export(form, (picture(form, 2),), path, dynamo=True, dynamic_shapes=dynamic, verbose=False)
-    if importlib.util.find_spec("onnxruntime"):
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path)
-        found = session.run(None, {session.get_inputs()[0].name: picture(form, 3).numpy()})
-        classes, boxes = form(picture(form, 3))
-        for a, b in zip(found, [*classes, *boxes], strict=True):
-            np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-4)
+    session = onnxruntime.InferenceSession(path)
+    levels = [torch.from_numpy(level) for level in session.run(None, {session.get_inputs()[0].name: images.numpy()})]
+    plain, exact = form(images), copy.deepcopy(form).double()(images.double())
+    found = (levels[: len(plain[0])], levels[len(plain[0]) :])
+    assert distance(found, exact) <= 4 * distance(plain, exact)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from effdet_model import nms
 from effdet_model.nms import pick_detections, postprocess, suppress
 from effdet_model.nms_profiles import DEFAULT_PROFILE, PROFILES, resolve_profile
 from effdet_model.selection import Candidates
@@ -197,3 +198,39 @@ def test_ties_of_one_class_follow_numpys_sort(name):
         given = boxes, np.float32(random.choice([0.25, 0.5, 0.75], 80)), np.zeros(80, np.int64)
         picked, _ = pick_detections(PROFILES[name], *given)
         assert picked.tolist() == best_picks(asdict(PROFILES[name]), *given)[0].tolist(), f"seed {seed}"
+
+
+@pytest.mark.parametrize("method", ["hard", "diou", "gaussian", "linear"])
+def test_of_equal_scores_at_the_limit_numpys_sort_of_all_picks_says_which_stay(method):
+    """nms_np.per_class_nms lists every class's picks, sorts them by numpy's default sort on float64, and cuts."""
+    profile = PROFILES[f"numpy_{method}"]
+    every, changed = replace(profile, max_output_size=10**6), 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        count = int(random.integers(30, 300))
+        corners = random.integers(0, 60, (count, 2))
+        boxes = np.hstack((corners, corners + random.integers(5, 30, (count, 2)))).astype(np.float32)
+        scores = np.float32(random.choice([0.25, 0.5, 0.75], count))
+        classes = random.integers(0, 20, count)
+        listed = []
+        for number in range(20):
+            (mine,) = np.nonzero(classes == number)
+            picked, final = pick_detections(every, boxes[mine], scores[mine], classes[mine], official_ties=False)
+            listed += zip(mine[picked].tolist(), final.tolist(), strict=True)
+        order = np.argsort(-np.array([score for _, score in listed], np.float64))[:10]
+        expected = [listed[place] for place in order]
+        cut = replace(profile, max_output_size=10)
+        picked, final = pick_detections(cut, boxes, scores, classes)
+        assert list(zip(picked.tolist(), final.tolist(), strict=True)) == expected, f"seed {seed}"
+        plain = pick_detections(cut, boxes, scores, classes, official_ties=False)[0].tolist()
+        changed += plain != picked.tolist()
+    assert changed > 20, "the limit lies among equal scores"
+
+
+@pytest.mark.parametrize("dtype, exact", [(torch.float32, True), (torch.float64, True), (torch.bfloat16, False)])
+def test_outputs_of_16_bits_do_not_pay_for_the_order_of_equal_scores(monkeypatch, dtype, exact):
+    asked = []
+    monkeypatch.setattr(nms, "suppress", lambda *given: asked.append(given[-1]) or np.zeros((0, 6), np.float32))
+    outputs = [torch.zeros(1, 3, 2, 2, dtype=dtype)], [torch.zeros(1, 4, 2, 2, dtype=dtype)]
+    postprocess("numpy_gaussian", *outputs, torch.zeros(4, 4), 3, [1.0], (16, 16))
+    assert asked == [exact]

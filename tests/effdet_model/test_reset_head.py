@@ -34,7 +34,8 @@ def test_other_classes_begin_anew_and_all_else_is_kept(tmp_path: Path, settings:
     assert bias.shape == (180,) and torch.allclose(bias, torch.tensor(-4.59511985))  # -log((1 - 0.01) / 0.01)
     for name in predict:
         if name.endswith("weight"):
-            expected = 0.01 if settings else new[name][0].numel() ** -0.5  # google/automl: fan in, or 0.01
+            fan_in = new[name].numel() if "conv_dw" in name else new[name].shape[1]  # google/automl: 9 C, C; or 0.01
+            expected = 0.01 if settings else fan_in**-0.5
             assert abs(new[name].std().item() / expected - 1) < 0.1 and torch.isfinite(new[name]).all()
     assert not model.training and model.config.num_classes == 20
 

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from effdet_model import InputError, create_model
 from effdet_model.errors import InputWarning
 from effdet_model.fit import same_bits
-from effdet_model.weights import read_state_dict, read_weights
+from effdet_model.weights import read_metadata, read_state_dict, read_tensors, read_weights
+from porting.inspect.run import inspect_file
+from porting.weights.reader import WeightFile
 
 State = dict[str, torch.Tensor]
 
@@ -146,3 +148,52 @@ def test_integers_are_no_weights(state: State, tmp_path: Path) -> None:
     torch.save({**state, "backbone.bn1.bias": torch.ones(32, dtype=torch.int8)}, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"found 1 not float32: backbone.bn1.bias \(int8\)"):
         create_model("lite0", weights=tmp_path / "x.pth")
+    found = inspect_file(tmp_path / "x.pth")
+    assert any("1 not float32: backbone.bn1.bias (int8)" in problem for problem in found.problems)
+
+
+def test_an_averaged_model(tmp_path: Path) -> None:
+    model = create_model("lite0")
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    for place, content in enumerate((averaged.state_dict(), {"epoch": 3, "swa": averaged.state_dict()})):
+        torch.save(content, tmp_path / f"{place}.pth")
+        note = "left out n_averaged, which a bench or an averaging wrapper had added|took the "
+        loaded_with_note(tmp_path / f"{place}.pth", model.state_dict(), note)
+
+
+def test_a_program_is_named(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pth")
+    for read in (read_weights, inspect_file):
+        with pytest.raises(InputError, match=r"found a TorchScript program.* m = torch.jit.load\('x.pth'\)") as caught:
+            read(tmp_path / "x.pth")
+        assert len(str(caught.value)) <= 600
+
+
+def test_content_under_the_name_of_another_kind(state: State, tmp_path: Path) -> None:
+    """The name says where metadata lie, so it has to be right."""
+    save_file(state, tmp_path / "x.pth")
+    torch.save(state, tmp_path / "y.safetensors")
+    for name, message in (
+        ("x.pth", "found a safetensors file; rename it to x.safetensors"),
+        ("y.safetensors", "found one that torch.save wrote; rename it to y.pth"),
+    ):
+        for read in (read_weights, read_metadata, inspect_file):
+            with pytest.raises(InputError, match=message):
+                read(tmp_path / name)
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for length in (0x0280, 0x0480, 0x0380, 0x0180):
+        header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+        path.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+        assert list(read_tensors(path)) == ["a"] and read_metadata(path) is None
+        with WeightFile(path) as file:
+            assert file.dialect == "safetensors"
+
+
+@pytest.mark.parametrize(("content", "found"), [(b"", "an empty file"), (b"hello", "another kind of content")])
+def test_what_no_framework_wrote(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(InputError, match=f"expected a PyTorch state_dict of plain tensors, found: {found}; the file"):
+        read_weights(tmp_path / "x.pth")

@@ -34,7 +34,8 @@ def test_what_a_user_with_weights_installs(repository: Path) -> None:
     assert set(extras) - {"all", "dev"} == set(EXTRAS)
     assert {"pycocotools", "faster-coco-eval"} == declared(extras["eval"])
     assert "effdet-port[eval,report,release]" in extras["verify"] and "tensorflow" in declared(extras["verify"])
-    assert extras["all"] == ["effdet-port[verify,video,fast,tflite]"]
+    assert {"onnx", "onnxruntime", "onnxscript", "openvino"} == declared(extras["export"])
+    assert extras["all"] == ["effdet-port[verify,export,video,fast,tflite]"]
     assert ".[all,dev]" in (repository / "Makefile").read_text()
 
 
@@ -80,6 +81,8 @@ def run_without(hidden: tuple[str, ...], *arguments: str, cwd: Path) -> subproce
         ("eval", "pycocotools", "parity --weights w.pth --checkpoint c --images ."),
         ("release", "huggingface_hub", "release --variant d0 --output R"),
         ("release", "jinja2", "release --variant d0 --output R"),
+        ("export", "onnxruntime", "export --weights w.pth --format onnx --output R.onnx"),
+        ("export", "openvino", "export --weights w.pth --format openvino --output R.xml"),
     ],
 )
 def test_commands_name_their_extra_before_any_work(

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow
 
 MODULES = ("cli", "hubconf")
 ROOMS = (
-    *MODULES, "command_line", "demo", "detect", "effdet_model", "mappings", "porting", "release", "training", "verify",
+    *MODULES, "command_line", "demo", "detect", "effdet_model", "export", "mappings", "porting", "release", "training",
+    "verify",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 from demo.synthetic import write_synthetic_checkpoint
 from effdet_model import InputError, get_config
 from effdet_model.weights import read_metadata
+from porting import reverse
 from porting.convert import convert
 from porting.identity import default_name
 from porting.reverse import to_tensorflow
@@ -108,15 +109,31 @@ def test_a_checkpoint_that_is_not_ours_is_not_written_over(
     else:
         output.write_bytes(b"mine")
     before = contents(output if output.is_dir() else tmp_path)
-    with pytest.raises(InputError, match="found another checkpoint .*differs.; name another --output, or use --overwr"):
-        to_tensorflow(weights, output)
+    how = "[^ ]+ differs" if name == "out" else "one of another model, or a damaged one"
+    with pytest.MonkeyPatch.context() as nothing_is_written:
+        for function in ("write_checkpoint", "write_h5"):
+            nothing_is_written.delattr(reverse, function)
+        with pytest.raises(InputError, match=rf"found another checkpoint \({how}\); name another --output, or"):
+            to_tensorflow(weights, output)
     assert contents(output if output.is_dir() else tmp_path) == before
     written = to_tensorflow(weights, output, overwrite=True)
     assert to_tensorflow(weights, output).files == written.files
     second = convert(other, tmp_path / "w2.safetensors", "lite0").path
-    with pytest.raises(InputError, match="or what was written from the same weights before, found another checkpoint"):
-        to_tensorflow(second, output)
+    with pytest.MonkeyPatch.context() as nothing_is_written:
+        for function in ("write_checkpoint", "write_h5"):
+            nothing_is_written.delattr(reverse, function)
+        with pytest.raises(InputError, match="from the same weights before, found another checkpoint .* differs"):
+            to_tensorflow(second, output)
     assert to_tensorflow(weights, output).files == written.files
+
+
+def test_metadata_of_another_file_is_not_written_back(prefix: Path, other: Path, tmp_path: Path) -> None:
+    convert(prefix, tmp_path / "x.pth", "lite0")
+    replacing = convert(other, tmp_path / "y.pth", "lite0").path
+    replacing.replace(tmp_path / "x.pth")
+    with pytest.raises(InputError, match="expected the file that x.json beside it was written for"):
+        to_tensorflow(tmp_path / "x.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_has_overwrite(prefix: Path, other: Path, repository: Path, tmp_path: Path) -> None:

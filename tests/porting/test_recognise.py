@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,6 +20,7 @@ from effdet_model.fit import Shape
 from effdet_model.variants import OFFICIAL_VARIANTS
 from mappings.committed import table_for
 from porting.checkpoint.sources import open_source
+from porting.checkpoint.write_tensorbundle import write_checkpoint
 from porting.convert import convert
 from porting.inspect.run import inspect_file
 from porting.official.obtain import obtain_for_weights
@@ -257,3 +260,35 @@ def test_the_checkpoint_of_weights_is_named_by_their_metadata(
     with pytest.raises(InputError, match="--checkpoint PATH of what they were made from, found weights made from effi"):
         obtain_for_weights(own, mirror=str(mirror), offline=True)
     assert obtain_for_weights(own, checkpoint=str(archive))[0].path == archive
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("efficientnet-lite0/blocks_0/srelu/srelu_beta", r"act_type srelu, .* \(1 named srelu_beta\); such models"),
+        ("srelu_1/srelu_beta", "found act_type srelu, which trains one at every place"),
+        ("class_net/class-0-bn-0/gamma", "found min_level 0, where the image itself is the finest level; such models"),
+    ],
+)
+def test_models_that_cannot_be_ported_are_named(extra: str, message: str, tmp_path: Path) -> None:
+    shapes = table_for(get_config("lite0")).tensorflow_shapes
+    values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} | {extra: np.zeros((), np.float32)}
+    write_checkpoint(tmp_path / "model", sorted(values.items()))
+    for variant in ("auto", "lite0"):
+        with pytest.raises(InputError, match=message) as caught:
+            convert(tmp_path / "model", tmp_path / "x.pth", variant)
+        assert len(str(caught.value)) < 600 and not (tmp_path / "x.pth").exists()
+    found = inspect_file(tmp_path / "model")
+    assert len(found.problems) >= 1 and re.search(message, found.problems[0]) and found.next_command is None
+
+
+def test_the_one_tensor_that_is_too_much_is_named(tmp_path: Path) -> None:
+    state = create_model("lite0").state_dict()
+    torch.save({**state, "my.extra": torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"nearest is lite0 \(1 left over: my.extra\). Name --variant") as caught:
+        weight_settings(tmp_path / "w.pth")
+    assert len(str(caught.value)) < 600
+    del state["backbone.bn1.bias"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"nearest is lite0 \(1 missing: backbone.bn1.bias\). Name --variant"):
+        weight_settings(tmp_path / "w.pth")

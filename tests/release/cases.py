@@ -139,6 +139,12 @@ def make_item(folder: Path, variant: str, suffix: str = ".pth", official: bool =
     return ReleaseItem(weights, paths["diff"], paths["parity"])
 
 
+def items_in(folder: Path) -> list[ReleaseItem]:
+    """What `make_item` made, in the folder itself or in the folders of it."""
+    found = sorted(path for end in ("*.pth", "*.safetensors") for path in folder.rglob(end))
+    return [ReleaseItem(path, path.parent / "diff.json", path.parent / "parity.json") for path in found]
+
+
 def with_record(item: ReleaseItem, kind: str, folder: Path, **changes: Any) -> ReleaseItem:
     """The item with a genuine proof of something else: sealed, and in agreement with itself."""
     record = dataclasses.replace(record_of(kind, item.weights), **changes)

@@ -16,10 +16,10 @@ from effdet_model.fit import same_bits
 from effdet_model.weights import metadata_path, read_metadata, read_state_dict
 from porting.official.catalog import find
 from porting.weights.files import file_sha256
-from release.build import check_release, make_release, release_items
+from release.build import check_release, make_release
 from release.publish import push_to_hub
 from tests.misbehaving_server import serving
-from tests.release.cases import CHECKPOINT_SHA256, make_item
+from tests.release.cases import CHECKPOINT_SHA256, items_in, make_item
 from tests.release.fake_hub import hub
 from verify.evidence.digest import publishable
 
@@ -36,7 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def release(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release of both."""
-    return make_release(release_items(work), tmp_path_factory.mktemp("out") / "release").folder
+    return make_release(items_in(work), tmp_path_factory.mktemp("out") / "release").folder
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -155,7 +155,7 @@ def test_index_has_links_hashes_and_numbers(release: Path) -> None:
 
 
 def test_same_input_same_bytes(release: Path, work: Path, tmp_path: Path) -> None:
-    again = make_release(release_items(work), tmp_path / "other name").folder
+    again = make_release(items_in(work), tmp_path / "other name").folder
     assert {path.name: path.read_bytes() for path in again.iterdir()} == {
         path.name: path.read_bytes() for path in release.iterdir()
     }
@@ -169,7 +169,7 @@ def test_same_tensors_same_files_from_either_format(tmp_path: Path) -> None:
 
 
 def test_another_license(work: Path, tmp_path: Path) -> None:
-    folder = make_release(release_items(work / "lite0"), tmp_path / "out", license_name="mit").folder
+    folder = make_release(items_in(work / "lite0"), tmp_path / "out", license_name="mit").folder
     assert not (folder / "LICENSE").exists()
     for name in ("README.md", "tf_efficientdet_lite0.md"):
         card = ModelCard.load(folder / name)
@@ -183,26 +183,15 @@ def test_times_and_machine_stay_out(release: Path) -> None:
     assert publishable({"a": [{"time": 1, "b": "/x/y.pth"}], "c": "C:\\x\\y"}) == {"a": [{"b": "y.pth"}], "c": "y"}
 
 
-def test_work_folders(work: Path, tmp_path: Path) -> None:
-    assert [item.weights.name for item in release_items(work)] == ["d0.pth", "lite0.safetensors"]
-    with pytest.raises(InputError, match="expected folders with a weight file"):
-        release_items(tmp_path / "none")
-    (tmp_path / "reports").mkdir()
-    for name in ("a.pth", "reports/diff.json"):
-        (tmp_path / name).write_text("")
-    (item,) = release_items(tmp_path)
-    assert item.diff == tmp_path / "reports" / "diff.json" and item.parity == tmp_path / "parity.json"
-    (tmp_path / "b.pth").write_text("")
-    with pytest.raises(InputError, match="expected one weight file, found a.pth, b.pth"):
-        release_items(tmp_path)
+def test_one_of_each_variant(work: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected each variant once, found tf_efficientdet_lite0 several times"):
-        make_release(release_items(work / "lite0") * 2, tmp_path / "out")
+        make_release(items_in(work / "lite0") * 2, tmp_path / "out")
     with pytest.raises(InputError, match="expected at least one model"):
         make_release([], tmp_path / "out")
 
 
 def test_output_in_use_is_left_alone(work: Path, release: Path, tmp_path: Path) -> None:
-    items = release_items(work / "lite0")
+    items = items_in(work / "lite0")
     output = tmp_path / "out"
     make_release(items, output)
     make_release(items, output)
@@ -216,7 +205,7 @@ def test_output_in_use_is_left_alone(work: Path, release: Path, tmp_path: Path) 
 
 
 def test_check_finds_every_change(work: Path, tmp_path: Path) -> None:
-    folder = make_release(release_items(work / "lite0"), tmp_path / "out").folder
+    folder = make_release(items_in(work / "lite0"), tmp_path / "out").folder
     card = folder / "tf_efficientdet_lite0.md"
     text = card.read_text()
     card.write_text(text + "x")
@@ -234,7 +223,7 @@ def test_check_finds_every_change(work: Path, tmp_path: Path) -> None:
 
 def test_push_sends_exactly_the_release(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    folder = make_release(release_items(work / "lite0"), tmp_path / "out").folder
+    folder = make_release(items_in(work / "lite0"), tmp_path / "out").folder
     with hub() as server:
         url = push_to_hub(folder, "me/effdet", private=True, endpoint=server.url, token="right")
         assert url == f"{server.url}/me/effdet/commit/abc"

@@ -28,6 +28,8 @@ def diff_evidence(
     environment = result.environment
     kind, _, folder = options.reference.partition(":")
     versions = {name: str(environment[name]) for name in (TOOL, "torch", "timm", "numpy")}
+    if "reference_tensorflow" in environment:  # a port that could not run is found wrong before TensorFlow is asked
+        versions["tensorflow"] = str(environment["reference_tensorflow"])
     return Evidence(
         kind="diff", verdict=result.outcome, rule=diff_rule(options),
         tolerance=result.tolerance, variant=result.variant, family=result.reference_config.get("family"),
@@ -35,8 +37,8 @@ def diff_evidence(
         configuration_sha256=configuration_sha256(metadata, config), overrides=changed_fields(metadata, config),
         variables=result.variables, image_size=result.image_size, dtype=result.dtype,
         reference=kind, reference_sha256=_reference_sha256(kind, folder),
-        versions={**versions, "tensorflow": str(environment["reference_tensorflow"])},
-        hparams=plain(declared_hparams(options.hparams)), inputs=tuple(map(evidence_input, result.inputs)),
+        versions=versions, hparams=plain(declared_hparams(options.hparams)),
+        inputs=tuple(map(evidence_input, result.inputs)),
     )  # fmt: skip
 
 

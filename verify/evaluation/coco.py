@@ -13,7 +13,7 @@ from typing import Any
 from effdet_model.errors import InputError
 from verify.evaluation.annotations.checks import checked_annotations, checked_categories, listed_only
 from verify.evaluation.annotations.file import read_annotation_file
-from verify.evaluation.annotations.values import clean_text, finite_number, shown, whole_number
+from verify.evaluation.annotations.values import LARGEST_ID, clean_text, finite_number, shown, whole_number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 ANNOTATION_PATTERNS = ("annotations/instances_{split}.json", "annotations/image_info_{split}.json")
@@ -202,8 +202,14 @@ def load_folder(images: str | Path) -> CocoDataset:
     return CocoDataset(records, {}, None, folder=folder)
 
 
-def check_categories(dataset: CocoDataset, num_classes: int, skip_bad: bool = False) -> CocoDataset:
+def check_categories(
+    dataset: CocoDataset, num_classes: int, skip_bad: bool = False, names: Mapping[int, str] | None = None
+) -> CocoDataset:
     """The dataset, if the weights know its categories; a category's id is the class index + 1, as in COCO.
+
+    Args:
+        names: of the weights' classes, by id, where they are known; a category that has the name of another class
+            is told in a note.
 
     Raises:
         InputError: a category id is not within 1..num_classes (unless `skip_bad`: then those categories and their
@@ -211,6 +217,7 @@ def check_categories(dataset: CocoDataset, num_classes: int, skip_bad: bool = Fa
     """
     used = {box["category_id"] for box in dataset.annotations or ()}
     dataset = _without_unused(dataset, used, num_classes)
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *_other_meaning(dataset.categories, names or {})))
     unknown = {
         id_: dataset.categories.get(id_, "unnamed") for id_ in sorted(used) if not 1 <= id_ <= num_classes
     }
@@ -232,6 +239,27 @@ def check_categories(dataset: CocoDataset, num_classes: int, skip_bad: bool = Fa
         annotations=None if dataset.annotations is None else kept,
         notes=(*dataset.notes, note),
     )
+
+
+def _other_meaning(categories: Mapping[int, str], names: Mapping[int, str]) -> Iterator[str]:
+    """What ids without gaps look like (1 to 80) to weights of COCO's 90: AP is low, and nothing else shows it."""
+
+    def plain(name: str) -> str:
+        return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+
+    known = {plain(name): id_ for id_, name in names.items()}
+    moved = [
+        (id_, known[plain(name)])
+        for id_, name in sorted(categories.items())
+        if plain(name) in known and plain(names.get(id_, "")) != plain(name)
+    ]
+    if moved:
+        first = ", ".join(f"{id_} ({categories[id_][:40]}), which is their {theirs}" for id_, theirs in moved[:3])
+        yield (
+            f"{len(moved)} of {len(categories)} categories have the name of another class of the weights, such as "
+            f"{first}; if the ids mean the same, name the weights' classes with --hparams label_map, else give the "
+            "annotations the weights' ids."
+        )
 
 
 def _without_unused(dataset: CocoDataset, used: Collection[int], num_classes: int) -> CocoDataset:
@@ -260,7 +288,7 @@ def _image_records(
         if id_ is None or not _is_file_name(entry.get("file_name")):
             raise InputError(
                 f"annotations {source}: expected images with a whole number as id and a file_name, found "
-                f"{_found_image(entry)} as image {number}; convert the file to COCO's format."
+                f"{_found_image(entry)} as image {number}; {_image_remedy(entry, id_)}."
             )
         read += type(entry["id"]) is not int
         if id_ in seen:
@@ -286,6 +314,15 @@ def _image_records(
             bad[id_] = reason
     if read:
         notes.append(f"{read} image ids that are text or fractions: read as the whole numbers that they mean.")
+
+
+def _image_remedy(entry: Any, id_: int | None) -> str:
+    if id_ is not None or not isinstance(entry, dict) or not isinstance(entry.get("id"), (str, int)):
+        return "convert the file to COCO's format"
+    return (
+        f"COCO's results format and google/automl know no others (up to {LARGEST_ID}): number the images, and the "
+        "image_id of their annotations alike"
+    )
 
 
 def _is_file_name(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ import torch
 
 from effdet_model.config import EfficientDetConfig
 from effdet_model.efficientdet import EfficientDet
+from effdet_model.engines import EXACT, default_engine, engine_names
 from effdet_model.errors import InputError, unknown_name
+from effdet_model.labels import resolve_label_map
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import metadata_path, read_metadata
 from porting.files import atomic_write, make_folder
@@ -58,6 +61,11 @@ class Job:
         chosen = self.options.channels_last
         return self.device.type == "cpu" if chosen is None else chosen
 
+    @functools.cached_property
+    def engine(self) -> str:
+        """What runs the network: the user's choice, or the model's default."""
+        return "compile" if self.options.compile else self.options.engine or default_engine(self.model)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the detections depend on; not threads, batch size and processes, which change the last bits at most.
@@ -70,7 +78,7 @@ class Job:
             "nms": dataclasses.asdict(self.profile),
             "folder": str(self.dataset.folder.resolve()) if self.dataset.folder else None,
             "images": self.dataset.image_list_sha256,
-            "engine": "torch",
+            "engine": self.engine,
             "device": self.device.type,
             "compile": self.options.compile,
             "amp": self.options.amp,
@@ -114,6 +122,10 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
     """
     if options.evaluator not in EVALUATORS:
         raise unknown_name("evaluator", options.evaluator, EVALUATORS)
+    if options.engine is not None and options.engine not in engine_names():
+        raise unknown_name("engine", options.engine, engine_names())
+    if options.compile and options.engine not in (None, "compile"):
+        raise InputError(f"--compile: expected no other --engine, found {options.engine}; leave one of them out.")
     if options.batch_size < 1 or options.workers < 0:
         raise InputError(
             f"--batch-size and --workers: expected at least 1 and 0, found {options.batch_size} and {options.workers}."
@@ -132,7 +144,10 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
         overrides=overrides, nms=options.nms or (era.profile if era else None),
     )  # fmt: skip
     model = settings.model
-    dataset = check_categories(dataset, model.config.num_classes, options.skip_bad_images)
+    dataset = check_categories(
+        dataset, model.config.num_classes, options.skip_bad_images,
+        resolve_label_map(model.config.label_map, model.config.num_classes),
+    )
     detections, server_name = _output(options, dataset, model.config)
     for path in (detections, options.metrics):
         if path is not None and rank.is_first:
@@ -149,10 +164,8 @@ def prepare(options: EvaluateOptions, rank: Ranks) -> Job:
         options, model, settings.profile, dataset, era, metadata, file_sha256(Path(options.weights)), settings.device,
         detections, server_name,
     )  # fmt: skip
-    if job.channels_last:
+    if job.channels_last and job.engine == EXACT:
         model.to(memory_format=torch.channels_last)
-    if options.compile:
-        model.compile()
     return job
 
 

@@ -24,7 +24,9 @@ class EvaluateOptions:
         as_published: anchors and suppression of the day on which the weights' `family` was published.
         detections: where COCO results go (.json, or .zip). metrics: where the metrics go, as JSON.
         workers: threads that read images ahead. device: e.g. "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
-        amp: mixed precision (bfloat16 on the CPU, float16 on a GPU). compile: torch.compile the model.
+        amp: mixed precision (bfloat16 on the CPU, float16 on a GPU). compile: the engine
+            "compile". engine: what runs the network, see `effdet_model.engines`; None: the inference form where that
+            is proved to give what the model gives, else the model.
         channels_last: NHWC memory format; None: on the CPU, where it is faster.
         resume: continue where an earlier run with the same settings ended.
         skip_bad_images: leave out, and count, what cannot be used, instead of refusing it.
@@ -53,6 +55,7 @@ class EvaluateOptions:
     amp: bool = False
     channels_last: bool | None = None
     compile: bool = False
+    engine: str | None = None
     resume: bool = False
     skip_bad_images: bool = False
     evaluator: str = "pycocotools"
@@ -64,7 +67,7 @@ class EvaluateOptions:
 
 _VALUES = (
     "variant", "weights", "coco", "images", "annotations", "nms", "image_size", "family", "hparams", "detections",
-    "metrics", "device", "limit", "report",
+    "metrics", "device", "limit", "report", "engine",
 )  # fmt: skip
 _FLAGS = ("as_published", "amp", "compile", "skip_bad_images")
 _DEFAULTS = {"split": "val2017", "batch_size": 8, "workers": 2, "evaluator": "pycocotools"}

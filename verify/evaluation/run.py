@@ -7,15 +7,18 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from effdet_model.anchors import anchors_from_config
+from effdet_model.efficientdet import EfficientDet
+from effdet_model.engines import Engine, Outputs, create_engine, worker_threads
 from effdet_model.errors import InputError
 from effdet_model.nms import postprocess
+from effdet_model.nms_profiles import profile_from_config
 from porting.files import file_sha256
 from porting.version import TOOL, tool_version
 from verify.environment import environment
@@ -119,35 +122,48 @@ def detect_all(job: Job, rank: Ranks, done: set[int]) -> Iterator[list[ImageResu
     mine = [[image for image in group if image.id not in done] for group in groups[rank.rank :: rank.world]]
     loaded = batches([g for g in mine if g], job.config, job.options.workers, job.channels_last)
     anchors = torch.from_numpy(anchors_from_config(job.config)).to(job.device)
-    with torch.inference_mode(), _exact_float32():
+    engine = create_engine(
+        job.engine, job.model, weights=job.options.weights, batch=size, channels_last=job.channels_last
+    )
+    behind: Future[list[ImageResult]] | None = None
+    suppression = worker_threads(1, 1)  # of one batch, while the next one is in the network
+    with _exact_float32():
         for batch in loaded:
             if batch.bad and not job.options.skip_bad_images:
                 record, reason, _ = batch.bad[0]
                 raise InputError(f"image id {record.id}: {reason} Or use --skip-bad-images.")
             skipped = [ImageResult.skipped(record.id, reason, sha256) for record, reason, sha256 in batch.bad]
-            yield _detect(job, batch, anchors) + skipped
+            outputs = _forward(job, engine, batch.images) if batch.records else ([], [])
+            before, behind = behind, suppression.submit(_suppressed, job, batch, anchors, outputs, skipped)
+            if before is not None:
+                yield before.result()
+    if behind is not None:
+        yield behind.result()
 
 
-def _detect(job: Job, batch: Batch, anchors: Tensor) -> list[ImageResult]:
+def _suppressed(
+    job: Job, batch: Batch, anchors: Tensor, outputs: Outputs, skipped: list[ImageResult]
+) -> list[ImageResult]:
     if not batch.records:
-        return []
-    class_outputs, box_outputs = _forward(job, batch.images.to(job.device, non_blocking=True))
-    found = postprocess(
-        job.profile, class_outputs, box_outputs, anchors, job.config.num_classes,
-        batch.scales, job.config.image_size, batch.sizes,
-    )  # fmt: skip
+        return skipped
+    class_outputs, box_outputs = outputs
+    with torch.inference_mode():
+        found = postprocess(
+            job.profile, class_outputs, box_outputs, anchors, job.config.num_classes,
+            batch.scales, job.config.image_size, batch.sizes,
+        )  # fmt: skip
     return [
         ImageResult(record.id, detections_to_rows(detections), size, None, sha256)
         for record, detections, size, sha256 in zip(batch.records, found, batch.sizes, batch.hashes, strict=True)
-    ]
+    ] + skipped
 
 
-def _forward(job: Job, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _forward(job: Job, engine: Engine, images: Tensor) -> Outputs:
     if not job.options.amp:
-        return job.model(images)
+        return engine(images)
     dtype = torch.bfloat16 if job.device.type == "cpu" else torch.float16
     with torch.autocast(job.device.type, dtype):
-        class_outputs, box_outputs = job.model(images)
+        class_outputs, box_outputs = engine(images)
     return [level.float() for level in class_outputs], [level.float() for level in box_outputs]
 
 
@@ -206,7 +222,7 @@ def _finish(job: Job, store: DetectionsStore, resumed: int, seconds: float, rank
             key: getattr(options, key)
             for key in ("batch_size", "workers", "amp", "compile", "as_published", "limit")
         }
-        | {"device": str(job.device), "channels_last": job.channels_last}
+        | {"device": str(job.device), "channels_last": job.channels_last, "engine": job.engine}
         | {"family": job.era.family if job.era else None},
         notes=(*dataset.notes, *_notes(job, judged)),
         images_sha256=_images_sha256(judged),
@@ -249,3 +265,32 @@ def _notes(job: Job, judged: Sequence[ImageResult]) -> Iterator[str]:
         yield f"Family {job.era.family}: {job.era.reason}"
     if job.options.amp:
         yield "Mixed precision: these are not the numbers of float32."
+
+
+def evaluate_model(
+    model: EfficientDet, dataset: CocoDataset, options: EvaluateOptions, rank: Ranks
+) -> EvaluationResult | None:
+    """`evaluate` of a model in memory: in the same way, with nothing written but what `options.metrics` names.
+
+    Every process calls it, with the same weights; the first one gets the result, the others None.
+
+    Args:
+        model: in eval mode, on its device. dataset: with annotations.
+        options: `weights` is what the result calls them; with `report` there are analysis and examples.
+    """
+    device = next(model.parameters()).device
+    profile = profile_from_config(model.config, options.nms)
+    job = Job(options, model, profile, dataset, None, None, "", device, None, None)
+    started = time.monotonic()
+    store = DetectionsStore(None, job.settings)
+    done, total = 0, len(dataset.images)
+    for results in detect_all(job, rank, set()):
+        store.append(results)
+        done = min(done + len(results) * rank.world, total)
+        if options.progress and rank.is_first:
+            options.progress(done, total)
+    plain = rank.gather([result.to_plain() for result in store.results.values()])
+    if not rank.is_first:
+        return None
+    store.adopt(ImageResult.from_plain(item) for part in plain for item in part)
+    return _finish(job, store, 0, time.monotonic() - started, rank)

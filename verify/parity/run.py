@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effdet_model.errors import InputError
+from effdet_model.labels import resolve_label_map
 from porting.files import make_folder
 from verify.evaluation.coco import (
     CocoDataset,
@@ -74,7 +75,10 @@ def parity(options: ParityOptions) -> ParityResult:
         era = _era(options, metadata)
         model = _model(options, era)
         profile = _profile(options, era, model)
-        dataset = check_categories(dataset, model.config.num_classes, options.skip_bad_images)
+        dataset = check_categories(
+            dataset, model.config.num_classes, options.skip_bad_images,
+            resolve_label_map(model.config.label_map, model.config.num_classes),
+        )
         with open_source(options.checkpoint) as source:
             source.start_hashing()
             setup = prepare(options, source, dataset, model, profile, metadata, era)

@@ -86,8 +86,10 @@ class Reference:
         Raises:
             ValueError: the image size or the config makes no model in TensorFlow either.
         """
-        sizes = _feature_sizes(images.shape[1], images.shape[2], self.levels[-1])
-        x = self.ops.tf.constant(images, self.ops.dtype)
+        return self._layers_of(self.ops.tf.constant(images, self.ops.dtype))
+
+    def _layers_of(self, x: Tensor) -> Generator[Layer, np.ndarray | None, None]:
+        sizes = _feature_sizes(int(x.shape[1]), int(x.shape[2]), self.levels[-1])
         feats = yield from self._backbone(x)
         pyramid = yield from self._pyramid_inputs(feats, sizes)
         del feats, x

@@ -40,9 +40,14 @@ def picks_by_class(profile: Profile, boxes: Floats, scores: Floats, classes: Ind
 
 
 def best_picks(profile: Profile, boxes: Floats, scores: Floats, classes: Indices) -> tuple[Indices, Floats]:
-    """The best max_output_size of `picks_by_class`, best first; of equal scores the lower class, then the earlier."""
+    """The best max_output_size of `picks_by_class`, best first.
+
+    Of equal scores the lower class, then the earlier, as TensorFlow's top_k; in the numpy family what the official
+    call of numpy's default sort, on float64, makes of them.
+    """
     picked, final = picks_by_class(profile, boxes, scores, classes)
-    best = np.argsort(-final, kind="stable")[: profile["max_output_size"]]
+    kind: Any = None if profile["family"] == "numpy" else "stable"
+    best = np.argsort(-final.astype(np.float64), kind=kind)[: profile["max_output_size"]]
     return picked[best], final[best]
 
 

@@ -45,8 +45,8 @@ class ReferenceProcess:
     """A TensorFlow process; a context manager. It starts at once, so that its imports run beside the caller's.
 
     Args:
-        kind: "tensorflow" (this project's reference), "pipeline" (the same from files to detections), "automl" or
-            "savedmodel".
+        kind: "tensorflow" (this project's reference), "pipeline" (the same from files to detections), "training" (the
+            same in training), "automl" or "savedmodel".
         path: the clone's or SavedModel's folder, for the latter two.
         threads: how many TensorFlow may use; None: as many as it likes.
     """
@@ -74,7 +74,7 @@ class ReferenceProcess:
     def open(
         self, config: Mapping[str, Any], read: Callable[[str], np.ndarray], dtype: str = "float32",
         backbone_scope: str | None = None, truth: Literal["", "run", "layer"] = "",
-        profile: Mapping[str, Any] | None = None,
+        profile: Mapping[str, Any] | None = None, training: Mapping[str, Any] | None = None,
     ) -> None:
         """Say what model to run; may be said again for another one.
 
@@ -86,6 +86,7 @@ class ReferenceProcess:
             truth: "run": every layer comes twice, in float32 and then in float64; "layer": the second is computed
                 from float32's own input of the layer.
             profile: of suppression, field by field; the pipeline alone needs it.
+            training: settings other than google/automl's defaults (`verify.reference.trainer.facts`), for "training".
         """
         self._settle()
         self._read = read
@@ -94,6 +95,7 @@ class ReferenceProcess:
             {
                 "type": "open", "kind": self.kind, "path": path, "config": dict(config), "dtype": dtype,
                 "scope": backbone_scope, "truth": truth, "profile": dict(profile) if profile is not None else None,
+                "training": dict(training or {}),
             }
         )
 
@@ -115,6 +117,26 @@ class ReferenceProcess:
             faults: FAULT or FAULT@PLACE (see `verify.reference.faults`).
         """
         return self._answers({"type": "probe", "layer": layer, "faults": list(faults)}, images)
+
+    def train(
+        self, images: np.ndarray, boxes: Sequence[np.ndarray], classes: Sequence[np.ndarray],
+        give: Sequence[str] = ("labels", "gradients", "variables", "averages"),
+    ) -> dict[str, np.ndarray]:
+        """One training step of the model that was opened; for the kind "training".
+
+        Args:
+            images: [N, H, W, 3], normalised.
+            boxes, classes: per image float32 [n, 4] (y0, x0, y1, x1 in input pixels) and int [n] from 1 on.
+            give: what is wanted beside losses and rate.
+
+        Returns:
+            Arrays by the names of `verify.reference.trainer.step.TrainingReference.answer`.
+        """
+        request = {
+            "type": "train", "give": list(give), "boxes": [np.asarray(one).tolist() for one in boxes],
+            "classes": [np.asarray(one).tolist() for one in classes],
+        }
+        return {layer.name: layer.output for layer in self._answers(request, images)}
 
     def submit(self, request: Mapping[str, Any], array: np.ndarray | None = None) -> None:
         """Ask without waiting, neither for what came before nor for TensorFlow to read it; answers come in order.

@@ -98,6 +98,10 @@ def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Any:
         from verify.reference.pipeline import TensorFlowPipeline
 
         return TensorFlowPipeline(job["config"], job["profile"], read, job["scope"])
+    if job["kind"] == "training":
+        from verify.reference.trainer.step import TrainingReference
+
+        return TrainingReference(job["config"], job["training"], read, job["dtype"], job["scope"])
     from verify.reference.network import Reference, ReferenceWithTruth
 
     if job["truth"]:

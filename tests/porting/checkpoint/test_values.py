@@ -154,8 +154,16 @@ def test_names_of_the_trainer_of_hub_modules(tmp_path: Path) -> None:
 
 
 def test_the_best_checkpoint_in_its_own_folder(tmp_path: Path) -> None:
-    tf1(tmp_path / "run" / "archive" / "model")
-    assert converted(tmp_path / "run") == ("ema", False, True)
+    run = tmp_path / "run"
+    tf1(run / "archive" / "model")
+    assert converted(run) == ("ema", False, True)
+    (run / "config.yaml").write_text("num_classes: 90\n")  # what else lies there when the others were cleared away
+    (run / "eval").mkdir()
+    (run / "events.out.tfevents.1").write_bytes(b"x")
+    assert converted(run) == ("ema", False, True)
+    (run / "model.data-00000-of-00001").write_bytes(b"x")
+    with pytest.raises(InputError, match="the index of model.data-00000-of-00001 is missing"):
+        converted(run)
 
 
 def test_segmentation_beside_detection(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""google/automl's training step in plain TensorFlow: what a port that trains is compared with."""
