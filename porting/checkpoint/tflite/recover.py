@@ -261,4 +261,4 @@ class _Builder:
     def _put(self, name: str, value: np.ndarray) -> None:
         if name in self.found.variables:
             raise AssertionError(f"{name} twice")
-        self.found.variables[name] = np.ascontiguousarray(value, np.float32)
+        self.found.variables[name] = np.array(value, np.float32, order="C")
