@@ -198,7 +198,7 @@ class DiffResult:
         variant: e.g. "d0". config: all fields of the config, as plain data.
         source, weights: the files compared, as the user named them.
         variables: "raw" or "ema", what was read from the source.
-        reference: "tensorflow", "automl:DIR" or "savedmodel:DIR".
+        reference: "tensorflow", "automl:DIR", "savedmodel:DIR" or "tflite:FILE".
         dtype: "float32" or "float64". isolate: whether every layer got the reference's own input.
         image_size: (height, width).
         tolerance: largest relative difference allowed for a layer; None: a multiple of TensorFlow's own rounding,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from effdet_model.errors import InputError
 from porting.checkpoint.tflite.backbone import Backbone, Block, find_backbone
-from porting.checkpoint.tflite.flatbuffer import Graph
+from porting.checkpoint.tflite.flatbuffer import Graph, read_graph
 from porting.checkpoint.tflite.fusion import fusion_weights
 from porting.checkpoint.tflite.heads import NETS, Ends, Layer, Tower, find_ends, find_levels, find_tower
 from porting.checkpoint.tflite.pyramid import Pyramid, find_pyramid
@@ -110,6 +111,15 @@ def _check_left_over(graph: Graph, seen: set[int], label: str) -> None:
             f"{label}: expected operators of an EfficientDet alone, found {len(left)} that are no part of it ({shown}); "
             "such a model cannot be recovered whole."
         )
+
+
+def read_precision(path: Path) -> str:
+    """Of the convolutions' kernels of a .tflite file: "float32", "float16" or "int8".
+
+    Raises:
+        InputError: no whole TFLite model.
+    """
+    return _precision(read_graph(path, str(path)))
 
 
 def _precision(graph: Graph) -> str:
