@@ -88,7 +88,9 @@ def _located(path: Path) -> Located:
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     close = nearest(path.name, beside)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the path."
-    raise InputError(f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tflite, .tar.gz), found nothing; {hint}")
+    raise InputError(
+        f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tflite, .tar.gz), found nothing; {hint}"
+    )
 
 
 def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -> Located:

@@ -39,6 +39,8 @@ def listed_fields(fields: Mapping[str, Any]) -> str:
     def shown(key: str, value: Any) -> str:
         if key == "image_size":
             return f"{value[0]}x{value[1]}"
+        if isinstance(value, Mapping):
+            return " and ".join(f"{name} {shown('', item)}" for name, item in value.items())
         if isinstance(value, tuple):
             return "[" + ", ".join(shown("", item) for item in value) + "]"
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -49,7 +49,8 @@ class SavedModelReference:
             seen.append(f"{name} gives {', '.join(f'{n} {list(out.shape)}' for n, out in outputs.items())}")
         raise ValueError(
             "expected a signature from one normalised float image batch to the raw class and box outputs of "
-            f"levels {self.heads.levels[0]} to {self.heads.levels[-1]} (export with only_network), found: {'; '.join(seen)}"
+            f"levels {self.heads.levels[0]} to {self.heads.levels[-1]} (export with only_network), found: "
+            f"{'; '.join(seen)}"
         )
 
     def probe(self, images: np.ndarray, layer: str, faults: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:

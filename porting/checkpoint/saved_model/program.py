@@ -8,6 +8,7 @@ GraphDef 1 node, 2 library (1 function, of which 3 are nodes); NodeDef 1 name, 2
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from effdet_model.errors import InputError
-from porting.checkpoint.wire import damaged, fields, integer, message, text
+from porting.checkpoint.wire import damaged, fields, integer, message, read_varint, text
 
 MAX_BYTES = 1 << 30
 MAX_GRAPHS = 100
@@ -26,7 +27,12 @@ MAX_SIGNATURES = 1000
 MAX_RANK = 32
 MAX_CONSTANT = 64 << 20
 FLOAT = 1
+WHOLE = 3
 _BINARY = ("Sub", "RealDiv")
+_SUPPRESSION = ("NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5")
+"""Inputs 2 to 5: how many, IoU threshold, score threshold and, of the last, half of google/automl's sigma."""
+MAX_KINDS = 100
+"""Different settings of suppression."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Program:
         signatures: by name. operations: how many nodes have each operation, over all functions.
         boxes: constants float32 [N, 4], each once. subtracted, divided_by: constants of three numbers that something
             is subtracted or divided by, each once.
+        suppression: (how many boxes, IoU threshold, score threshold, sigma of TensorFlow's operation; 0: hard) of
+            every NonMaxSuppression whose settings are constants, each once. top_k: constants of TopKV2, each once.
     """
 
     version: str = ""
@@ -63,6 +71,8 @@ class Program:
     boxes: list[np.ndarray] = field(default_factory=list)
     subtracted: list[tuple[float, ...]] = field(default_factory=list)
     divided_by: list[tuple[float, ...]] = field(default_factory=list)
+    suppression: list[tuple[float, float, float, float]] = field(default_factory=list)
+    top_k: list[int] = field(default_factory=list)
 
 
 def read_program(path: Path, label: str) -> Program | None:
@@ -173,6 +183,7 @@ class _Reader:
             raise damaged(self.where, f"at most {MAX_NODES} operations", "more")
         constants: dict[str, tuple[float, ...]] = {}
         used: list[tuple[str, str]] = []
+        settings: list[list[str]] = []
         for node in nodes:
             name, operation, inputs, attributes = self._node(node)
             self.program.operations[operation] += 1
@@ -180,10 +191,24 @@ class _Reader:
                 self._constant(name, attributes, constants)
             elif operation in _BINARY and len(inputs) == 2:
                 used.append((operation, inputs[1].partition(":")[0]))
+            elif operation in _SUPPRESSION or operation == "TopKV2":
+                settings.append([name.partition(":")[0] for name in inputs])
         for operation, name in used:
             found = self.program.subtracted if operation == "Sub" else self.program.divided_by
-            if name in constants and constants[name] not in found:
+            if len(constants.get(name, ())) == 3 and constants[name] not in found:
                 found.append(constants[name])
+        for inputs in settings:
+            self._settings([constants[name][0] for name in inputs if len(constants.get(name, ())) == 1], len(inputs))
+
+    def _settings(self, values: list[float], inputs: int) -> None:
+        """Those of a suppression, or of a choice of the largest; where all are constants."""
+        if inputs == 2 and len(values) == 1 and math.isfinite(values[0]):
+            if int(values[0]) not in self.program.top_k[:MAX_KINDS]:
+                self.program.top_k.append(int(values[0]))
+        elif inputs in (5, 6) and len(values) == inputs - 2:
+            found = (values[0], values[1], values[2], values[3] if inputs == 6 else 0.0)
+            if found not in self.program.suppression[:MAX_KINDS]:
+                self.program.suppression.append(found)
 
     def _node(self, content: bytes) -> tuple[str, str, list[str], list[bytes]]:
         name, operation, inputs, attributes = "", "", [], []  # type: tuple[str, str, list[str], list[bytes]]
@@ -210,12 +235,13 @@ class _Reader:
                 if array.ndim == 2 and array.shape[1] == 4:
                     if not any(np.array_equal(array, known) for known in self.program.boxes):
                         self.program.boxes.append(array)
-                elif array.shape in ((1, 1, 3), (3,), (1, 1, 1, 3)):
+                elif array.shape in ((), (1, 1, 3), (3,), (1, 1, 1, 3)):
                     constants[name] = tuple(float(value) for value in array.ravel())
 
     def _tensor(self, content: bytes) -> np.ndarray | None:
-        """A float32 constant of one of the shapes wanted; None for others."""
-        dtype, shape, raw, values = 0, None, b"", b""  # type: tuple[int, tuple[int, ...] | None, bytes, bytes]
+        """A constant of one of the shapes wanted, as float32; None for others."""
+        dtype, raw, values = 0, b"", b""
+        shape: tuple[int, ...] | None = None
         for number, kind, value in fields(content, self.where):
             if number == 1:
                 dtype = integer(kind, value, self.where)
@@ -224,7 +250,12 @@ class _Reader:
             elif number == 4:
                 raw = message(kind, value, self.where)
             elif number == 5:
-                values += value if isinstance(value, bytes) else int(value).to_bytes(4, "little")
+                values += value if isinstance(value, bytes) else _four_bytes(value)
+            elif number == 7:  # whole numbers; a scalar has one
+                one = read_varint(value, 0, len(value), self.where)[0] if isinstance(value, bytes) else value
+                values += _four_bytes(one)
+        if shape == () and dtype in (FLOAT, WHOLE) and len(raw or values) == 4:
+            return np.frombuffer(raw or values, "<f4" if dtype == FLOAT else "<i4").reshape(()).astype(np.float32)
         wanted = dtype == FLOAT and shape and (shape[-1] == 4 and len(shape) == 2 or prod(shape) == 3)
         if not wanted or shape is None or min(shape) < 1:
             return None
@@ -237,3 +268,7 @@ class _Reader:
         if array.size < count:  # the last value stands for the rest
             array = np.concatenate([array, np.full(count - array.size, array[-1], np.float32)])
         return array.reshape(shape).astype(np.float32)
+
+
+def _four_bytes(value: int) -> bytes:
+    return (value & 0xFFFFFFFF).to_bytes(4, "little")

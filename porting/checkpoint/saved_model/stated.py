@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 
 from effdet_model.config import IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB
 from effdet_model.fpn_graph import feature_sizes
+from effdet_model.nms_profiles import DEFAULT_NMS_CONFIGS
 from porting.checkpoint.saved_model.program import FLOAT, Program
 from porting.checkpoint.stated import MAX_ANCHORS, Stated, anchor_fields, levels_and_anchors, listed_fields
 
 MAX_SIDE = 8192
 """Pixels; a larger image has no EfficientDet."""
+_LIMITS = {"iou_thresh": 1.0, "score_thresh": 1.0, "sigma": 100.0, "max_output_size": 1e6, "max_nms_inputs": 1e7}
 _FEWEST = 20
 """Activations of a network; the parts around it have fewer of the same operations."""
 
@@ -42,6 +45,7 @@ def stated_by(program: Program | None, shapes: Mapping[str, tuple[int, ...]]) ->
     if activation:
         found.fields["act_type"] = activation
     _add_anchors(found, program, *levels_and_anchors(shapes))
+    _add_suppression(found, program)
     if found.fields:
         found.notes.insert(0, f"the SavedModel's own graph says {listed_fields(found.fields)}")
     return found
@@ -111,3 +115,35 @@ def _add_anchors(found: Stated, program: Program, levels: Sequence[int], count: 
             "the graph has anchor boxes that no num_scales, aspect_ratios and anchor_scale make; detections with these "
             "weights use the anchors of the configuration instead"
         )
+
+
+def _add_suppression(found: Stated, program: Program) -> None:
+    """nms_configs where the graph suppresses otherwise than google/automl's defaults; what it does, for the user."""
+    if len(program.suppression) > 1:
+        found.notes.append("the graph suppresses overlapping boxes in several ways; none was taken from them")
+    if len(program.suppression) != 1:
+        return
+    most, iou, score, sigma = program.suppression[0]
+    method = "gaussian" if sigma > 0 else "hard"
+    own = {"iou_thresh": 0.5, "score_thresh": 0.001 if sigma > 0 else 0.0, "sigma": 0.5, "max_output_size": 100.0}
+    says = {"iou_thresh": iou, "score_thresh": max(score, 0.0), "sigma": 2 * sigma, "max_output_size": most}
+    if sigma <= 0:
+        del says["sigma"]
+    rounded = {key: float(f"{value:.6g}") if math.isfinite(value) else -1.0 for key, value in says.items()}
+    if any(not 0 <= rounded[key] <= limit for key, limit in _LIMITS.items() if key in rounded):
+        found.notes.append("the graph's suppression of overlapping boxes has settings out of range; none was taken")
+        return
+    settings: dict[str, Any] = {key: value for key, value in rounded.items() if value != own[key]}
+    if method != DEFAULT_NMS_CONFIGS["method"]:
+        settings["method"] = method
+    if "max_output_size" in settings:
+        settings["max_output_size"] = int(settings["max_output_size"])
+    if len(program.top_k) == 1 and 0 < program.top_k[0] <= _LIMITS["max_nms_inputs"]:
+        settings["max_nms_inputs"] = program.top_k[0]
+    if settings:
+        found.fields["nms_configs"] = settings
+    shown = ", ".join(f"{key} {value:g}" for key, value in rounded.items())
+    found.notes.append(
+        f"the graph's own suppression is TensorFlow's, {method} ({shown}); to suppress as it does, whose boxes leave "
+        f"out other classes' or not, see --nms graph_{method} and global_{method}"
+    )

@@ -29,7 +29,9 @@ MAX_ENDS = 1000
 MAX_RANK = 8
 MAX_NAME = 1000
 MAX_OPTIONS = 1 << 16
-_TYPES = {"FLOAT32": "<f4", "FLOAT16": "<f2", "INT8": "|i1", "UINT8": "|u1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8"}
+_TYPES = {
+    "FLOAT32": "<f4", "FLOAT16": "<f2", "INT8": "|i1", "UINT8": "|u1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
+}  # fmt: skip
 _ACTIVATIONS = {0: None, 1: "relu", 3: "relu6"}
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, AttributeError, KeyError, OverflowError, UnicodeDecodeError)
 
@@ -94,7 +96,7 @@ def read_graph(path: Path, label: str) -> Graph:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise InputError(f"{label}: expected a model of at most {MAX_BYTES} bytes, found {size}; name another file.")
+            raise InputError(f"{label}: expected a model of at most {MAX_BYTES} bytes, found {size}; name another.")
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{label}: expected a readable file, found: {error.strerror}; check its rights.") from error
@@ -230,7 +232,8 @@ class _Reader:
     def _options(self, name: str, table: Any) -> dict[str, Any]:
         kinds = {
             "CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions", "ADD": "AddOptions",
-            "MUL": "MulOptions", "DIV": "DivOptions", "MAX_POOL_2D": "Pool2DOptions", "AVERAGE_POOL_2D": "Pool2DOptions",
+            "MUL": "MulOptions", "DIV": "DivOptions", "MAX_POOL_2D": "Pool2DOptions",
+            "AVERAGE_POOL_2D": "Pool2DOptions",
         }  # fmt: skip
         if name not in kinds:
             return {}
@@ -278,7 +281,8 @@ class _Reader:
         if not hasattr(model, "SignatureDefsLength") or model.SignatureDefsLength() != 1:
             return {number: graph.tensors[number].name for number in graph.outputs}
         signature = model.SignatureDefs(0)
-        outputs = [signature.Outputs(place) for place in range(self._count(signature.OutputsLength(), MAX_ENDS, "names"))]
+        count = self._count(signature.OutputsLength(), MAX_ENDS, "names")
+        outputs = [signature.Outputs(place) for place in range(count)]
         return {output.TensorIndex(): self._text(output.Name()) for output in outputs}
 
 

@@ -48,7 +48,8 @@ def _weights(node: Node, label: str) -> tuple[list[float], list[float]]:
     """Raw weights of a node, and what each input is multiplied by."""
     products = [edge.factors[0] * (edge.factors[1] if len(edge.factors) > 1 else 1.0) if edge.factors else None
                 for edge in node.edges]  # fmt: skip
-    if any(len(edge.factors) > 2 for edge in node.edges) or any(product is not None and product < 0 for product in products):
+    negative = any(product is not None and product < 0 for product in products)
+    if negative or any(len(edge.factors) > 2 for edge in node.edges):
         raise _refused(label, "more than two factors, or one below 0")
     known = [product for product in products if product is not None]
     missing = len(products) - len(known)

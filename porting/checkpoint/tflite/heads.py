@@ -69,21 +69,24 @@ def find_ends(walk: Walk, label: str) -> Ends:
         by_channels.setdefault(walk.tensor(number).shape[3], []).append(number)
     count, odd = divmod(len(maps), 2)
     if odd or not 1 < count <= MAX_LEVELS or len(maps) != len(found):
-        shown = ", ".join(f"{graph.tensors[number].name[:40]} {list(graph.tensors[number].shape)}" for number in list(found)[:4])
+        some = [graph.tensors[number] for number in list(found)[:4]]
+        shown = ", ".join(f"{tensor.name[:40]} {list(tensor.shape)}" for tensor in some)
         raise InputError(
             f"{label}: expected outputs made of class and box predictions of 2 to {MAX_LEVELS} levels, found "
             f"{len(found)} ({shown}); this is no EfficientDet with its heads."
         )
     nets = _told_apart(walk, maps, found, graph, label)
-    ordered = {net: tuple(sorted(numbers, key=lambda n: _finest_first(walk, graph, n))) for net, numbers in nets.items()}
+    ordered = {
+        net: tuple(sorted(numbers, key=lambda number: _finest_first(walk, number))) for net, numbers in nets.items()
+    }
     return Ends(ordered, last[0] if last else None, frozenset(seen))
 
 
-def _finest_first(walk: Walk, graph: Graph, number: int) -> tuple[int, list[object]]:
-    """Sort key: the larger map first, then the order of names or of the work."""
+def _finest_first(walk: Walk, number: int) -> tuple[int, int]:
+    """Sort key: the larger map first, then the order of the work."""
     height, width = walk.place(number)
     producer = walk.producer(number)
-    return -height * width, [producer.place if producer else -1]
+    return -height * width, producer.place if producer else -1
 
 
 def _follow(

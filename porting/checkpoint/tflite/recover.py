@@ -84,8 +84,8 @@ def recover(graph: Graph, label: str) -> Recovered:
 
 def _no_part(label: str, part: str) -> InputError:
     return InputError(
-        f"{label}: expected the operators of google/automl's EfficientDet, found none that are {part}; only such models "
-        "can be recovered from their operators."
+        f"{label}: expected the operators of google/automl's EfficientDet, found none that are {part}; only such "
+        "models can be recovered from their operators."
     )
 
 
@@ -108,8 +108,8 @@ def _check_left_over(graph: Graph, seen: set[int], label: str) -> None:
     if left:
         shown = ", ".join(f"{operator.name} {operator.place}" for operator in left[:4])
         raise InputError(
-            f"{label}: expected operators of an EfficientDet alone, found {len(left)} that are no part of it ({shown}); "
-            "such a model cannot be recovered whole."
+            f"{label}: expected operators of an EfficientDet alone, found {len(left)} that are no part of it ({shown}"
+            "); such a model cannot be recovered whole."
         )
 
 

@@ -20,14 +20,14 @@ from porting.checkpoint.tflite.recover import SCOPE, Recovered, recover
 
 _CODER_SCALES = ("y_scale", "x_scale", "h_scale", "w_scale")
 _NO_STATISTICS = (
-    "a TFLite file has no batch norms; equivalent ones were made (mean 0, variance 1 - epsilon, scale and offset as the "
-    "operators have them). The means and variances of the training are in no such file: before training these weights, "
-    "freeze the batch norms or start from the checkpoint"
+    "a TFLite file has no batch norms; equivalent ones were made (mean 0, variance 1 - epsilon, scale and offset as "
+    "the operators have them). The means and variances of the training are in no such file: before training these "
+    "weights, freeze the batch norms (--freeze '.*bn' --freeze-statistics) or start from the checkpoint"
 )
 _APPROXIMATION = {
     "float16": "its weights were rounded to float16: an approximation of the model that it was made from",
-    "int8": "its weights are dequantised from int8, per channel: an approximation of the model that it was made from, and "
-    "of the file itself, which rounds every feature to 8 bits as well; see how large: diff --reference tflite:FILE",
+    "int8": "its weights are dequantised from int8, per channel: an approximation of the model that it was made from, "
+    "and of the file itself, which rounds every feature to 8 bits as well",
 }
 
 
@@ -109,8 +109,8 @@ def _add_anchors(found: Stated, graph: Graph, recovered: Recovered, shapes: dict
     if any(scale != 1.0 for scale in scales):
         raise InputError(
             f"expected box outputs in units of their anchors ({POSTPROCESS} with scales of 1), found scales "
-            f"{', '.join(f'{scale:g}' for scale in scales)}: a model of the Object Detection API, whose TFLite files are "
-            "not ported; name its checkpoint."
+            f"{', '.join(f'{scale:g}' for scale in scales)}: a model of the Object Detection API, whose TFLite files "
+            "are not ported; name its checkpoint."
         )
     table = graph.tensors[operator.inputs[2]]
     levels, count = levels_and_anchors(shapes)

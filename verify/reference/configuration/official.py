@@ -43,9 +43,9 @@ def reference_config(
     """
     name, own_family = official_name(variant)
     family = family or own_family
-    facts = {**DEFAULTS, **VARIANTS[name], **_family_facts(name, family, own_family), **(stated or {})}
+    facts = {**DEFAULTS, **VARIANTS[name], **_family_facts(name, family, own_family)}
     declared = declared_hparams(hparams)
-    for key, value in declared.items():
+    for key, value in [*(stated or {}).items(), *declared.items()]:
         merges = key in _MERGED and isinstance(value, Mapping)
         facts[key] = {**facts[key], **value} if merges else value
     facts["image_size"] = _size(facts["image_size"])
