@@ -48,7 +48,9 @@ def node(name: str, operation: str, inputs: Sequence[str] = (), constant: np.nda
     content = message(1, name.encode()) + message(2, operation.encode())
     content += b"".join(message(3, word.encode()) for word in inputs)
     if constant is not None:
-        tensor = message(1, 1) + message(2, shape(constant.shape)) + message(4, constant.astype("<f4").tobytes())
+        whole = constant.dtype.kind == "i" and constant.ndim == 0
+        values = constant.astype("<i4" if whole else "<f4").tobytes()
+        tensor = message(1, 3 if whole else 1) + message(2, shape(constant.shape)) + message(4, values)
         content += message(5, message(1, b"value") + message(2, message(8, tensor)))
     return content
 
@@ -173,6 +175,46 @@ def test_what_a_graph_does_not_say() -> None:
     assert "several sizes (64x64, 96x64)" in stated_by(two, HEADS).notes[0]
 
 
+def suppression(most: int, iou: float, score: float, sigma: float) -> list[bytes]:
+    """A NonMaxSuppressionV5 as google/automl's exporter has it; numbers as TensorFlow may write them."""
+    by_value = message(1, b"value") + message(2, message(8, message(1, 3) + message(2, b"") + message(7, most)))
+    return [
+        node("n/most", "Const") + message(5, by_value),
+        node("n/iou", "Const", constant=np.array(iou)), node("n/score", "Const", constant=np.array(score)),
+        node("n/sigma", "Const", constant=np.array(sigma)),
+        node("n", "NonMaxSuppressionV5", [
+            "boxes", "scores", *(f"n/{name}:output:0" for name in ("most", "iou", "score", "sigma"))
+        ]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ((100, 0.5, 0.001, 0.25), None),
+        ((100, 0.5, float("-inf"), 0.0), {"method": "hard"}),
+        ((200, 0.6, 0.4, 0.0), {"method": "hard", "iou_thresh": 0.6, "score_thresh": 0.4, "max_output_size": 200}),
+        ((100, 0.5, 0.001, 0.4), {"sigma": 0.8}),
+    ],
+)
+def test_suppression_that_the_graph_has(
+    settings: tuple[int, float, float, float], expected: Mapping[str, object] | None
+) -> None:
+    found = stated_by(read(program([], suppression(*settings))), HEADS)
+    assert found.fields.get("nms_configs") == expected
+    assert "the graph's own suppression is TensorFlow's" in found.notes[-1]
+    config = get_config("lite0")
+    assert (config.replace(**found.fields) == config) == (expected is None)
+
+
+def test_suppression_that_is_not_taken() -> None:
+    for settings in ((100, 7.0, 0.1, 0.0), (100, float("nan"), 0.1, 0.0), (1 << 31, 0.5, 0.1, 0.0)):
+        assert "nms_configs" not in stated_by(read(program([], suppression(*settings))), HEADS).fields
+    two = [node("k", "Const", constant=np.array(5000)), node("t", "TopKV2", ["x", "k:output:0"])]
+    found = stated_by(read(program([], [*suppression(100, 0.5, 0.001, 0.25), *two])), HEADS)
+    assert found.fields["nms_configs"] == {"max_nms_inputs": 5000}
+
+
 def read(content: bytes) -> Program:
     path = Path(read.folder) / "saved_model.pb"  # type: ignore[attr-defined]
     path.write_bytes(content)
@@ -197,6 +239,8 @@ HOSTILE: Mapping[str, bytes] = {
         message(1, 1) + message(2, shape((1 << 60, 4))) + message(4, b"\0" * 16))))]),
     "negative size": program([signature("predict", (1, -5, 64, 3))], []),
     "text that is none": program([], [message(1, b"\xff\xfe") + message(2, b"Const")]),
+    "number of 64 bits": program([], [node("c", "Const") + message(5, message(1, b"value") + message(2, message(8,
+        message(1, 1) + message(2, shape((3,))) + message(5, (1 << 64) - 1) + message(2, shape((-2,))))))]),
     "rank of 33": program([signature("predict", (1,) * 33)], []),
 }  # fmt: skip
 
