@@ -88,7 +88,8 @@ def prepare(
     found = config_differences(reference, port, declared_hparams(options.declared))
     kinds = _kinds(source, model, kind, told)
     return Setup(
-        options, dataset, model, profile, metadata, era, reference, (*found, *kinds), kind, notes,
+        options, dataset, model, profile, metadata, era, reference, (*found, *kinds), kind,
+        (*notes, *(f"Of the checkpoint: {note}." for note in source.notes)),
         file_sha256(Path(options.weights)), source.label,
     )  # fmt: skip
 
