@@ -22,11 +22,14 @@ from command_line import EXIT_CHECK_FAILED, PATH, console, source_options
 @click.option("--images", type=PATH, metavar="DIR", help="Pictures for both; default: drawn for this.")
 @click.option("--annotations", type=PATH, metavar="FILE", help="COCO annotations of --images.")
 @click.option("--license", "license_name", default="apache-2.0", show_default=True, help="For the model cards.")
+@click.option("--export", "exports", metavar="FORMAT,...", help="Add onnx, openvino, torch, torchscript, each proved.")
+@click.option("--export-nms", default="none", show_default=True, metavar="PROFILE|none",
+              help="Detections inside the exported files (ONNX, OpenVINO), or the levels alone.")
 @click.option("--push-to-hub", metavar="REPO", help="Upload to the Hugging Face Hub.")
 @click.option("--private", is_flag=True, help="Of --push-to-hub.")
 def release(
     names: tuple[str, ...], every: bool, output: Path, work: Path | None, image_size: str | None,
-    push_to_hub: str | None, private: bool, **how: Any,
+    exports: str | None, push_to_hub: str | None, private: bool, **how: Any,
 ) -> None:
     """Convert, verify, and make what one uploads: hashed names, checksums, model cards."""
     from effdet_model.config import parse_image_size
@@ -34,7 +37,9 @@ def release(
     from release.publish import push_to_hub as push
     from release.run import ReleaseOptions, released_variants, run_release
 
-    options = ReleaseOptions(image_size=parse_image_size(image_size) if image_size else None, **how)
+    formats = tuple(dict.fromkeys(name.strip() for name in exports.split(","))) if exports else ()
+    size = parse_image_size(image_size) if image_size else None
+    options = ReleaseOptions(image_size=size, exports=formats, **how)
     chosen = released_variants(names, every, options)
     click.echo(f"releasing {', '.join(chosen)}")
     place = work or output.with_name(f"{output.name}-work")

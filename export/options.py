@@ -104,8 +104,13 @@ def check_options(options: ExportOptions) -> None:
 
 def companions(options: ExportOptions) -> list[Path]:
     """Files that are written beside the output."""
-    proof = options.output.with_name(f"{options.output.name}.proof.json")
+    proof = proof_path(options.output)
     return [options.output.with_suffix(".bin"), proof] if options.format == "openvino" else [proof]
+
+
+def proof_path(output: Path) -> Path:
+    """Where the record of a file lies."""
+    return output.with_name(f"{output.name}.proof.json")
 
 
 def suppression(config: EfficientDetConfig, nms: str) -> NmsProfile | str | None:

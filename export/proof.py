@@ -16,6 +16,7 @@ from effdet_model.config import EfficientDetConfig
 from effdet_model.nms import postprocess
 from effdet_model.nms_profiles import NmsProfile
 from effdet_model.preprocessing import normalize
+from export.evidence import BOX_PIXELS, SCORE, evidence_input
 from export.graph.onnx_graph import suppression_model
 from export.network import InputKind, input_channels
 from export.outputs import INPUT, level_names
@@ -24,9 +25,8 @@ from export.truth import Levels, Truth, worst
 from export.write import Job, levels_path
 from verify.diff.comparison import compare_with_truth
 from verify.diff.inputs import draw_picture
+from verify.evidence.record import EvidenceInput
 
-BOX_PIXELS, SCORE = 1e-3, 1e-5
-"""What a detection may differ from the project's suppression of the same levels."""
 SEVERAL = 3
 """How many images at once prove a file for any number of them, beside one."""
 _EMPTY_LOGIT = -40.0
@@ -73,27 +73,35 @@ def prove(job: Job, format_name: str, path: Path, truth: Truth, report: Callable
 
 def proof_inputs(config: EfficientDetConfig, kind: InputKind, batch: int | None) -> list[tuple[str, np.ndarray]]:
     """(name, images as the file takes them): drawn pictures and noise, as many at once as the file is for."""
-    found = []
-    for count in (1, SEVERAL) if batch is None else (batch,):
-        for name, make in (("drawn pictures", _drawn), ("noise", _noise)):
-            found.append((name, make(config, kind, count)))
-    return found
+    return [
+        (name, np.stack([make(config, kind, seed) for seed in range(count)]))
+        for count in ((1, SEVERAL) if batch is None else (batch,)) for name, make in _INPUTS.values()
+    ]  # fmt: skip
 
 
-def _drawn(config: EfficientDetConfig, kind: InputKind, count: int) -> np.ndarray:
+def proved_inputs(config: EfficientDetConfig, kind: InputKind, batch: int | None) -> list[EvidenceInput]:
+    """The same, image by image, for the record."""
+    return [
+        evidence_input(name, seed, _normalised(make(config, kind, seed)[None], config, kind)[0])
+        for name, (_, make) in _INPUTS.items() for seed in range(batch or SEVERAL)
+    ]  # fmt: skip
+
+
+def _drawn(config: EfficientDetConfig, kind: InputKind, seed: int) -> np.ndarray:
     height, width = config.image_size
-    channels = input_channels(config)
-    pictures = [draw_picture(seed, height, width) for seed in range(count)]
-    pixels = np.stack([np.resize(picture, (height, width, channels)) for picture in pictures])
-    return pixels if kind == "uint8" else _normalised(pixels, config, "uint8")
+    pixels = np.resize(draw_picture(seed, height, width), (height, width, input_channels(config)))
+    return pixels if kind == "uint8" else _normalised(pixels[None], config, "uint8")[0]
 
 
-def _noise(config: EfficientDetConfig, kind: InputKind, count: int) -> np.ndarray:
+def _noise(config: EfficientDetConfig, kind: InputKind, seed: int) -> np.ndarray:
     height, width = config.image_size
-    random, channels = np.random.RandomState(count), input_channels(config)
+    random, channels = np.random.RandomState(seed), input_channels(config)
     if kind == "uint8":
-        return random.randint(0, 256, (count, height, width, channels)).astype(np.uint8)
-    return random.standard_normal((count, channels, height, width)).astype(np.float32)
+        return random.randint(0, 256, (height, width, channels)).astype(np.uint8)
+    return random.standard_normal((channels, height, width)).astype(np.float32)
+
+
+_INPUTS = {"drawn": ("drawn pictures", _drawn), "noise": ("noise", _noise)}
 
 
 def _normalised(images: np.ndarray, config: EfficientDetConfig, kind: InputKind) -> np.ndarray:

@@ -16,16 +16,19 @@ from typing import Any
 
 from effdet_model.efficientdet import EfficientDet
 from effdet_model.factory import create_model
+from effdet_model.nms_profiles import NmsProfile
 from effdet_model.weights import read_metadata
+from export.evidence import export_evidence
 from export.graph.tensorrt import NOT_RUN
 from export.metadata import file_metadata
 from export.network import ExportedNetwork
-from export.options import ExportOptions, check_options, companions, suppression
-from export.proof import Check, prove
+from export.options import ExportOptions, check_options, companions, proof_path, suppression
+from export.proof import Check, prove, proved_inputs
 from export.runtimes import runtime_version
 from export.truth import check_truth, opened_truth
 from export.write import Job, write
 from porting.files import atomic_write, file_sha256, sync_folder
+from verify.evidence.seal import sealed
 
 UNPROVED = ".unproved"
 Report = Callable[[str], None]
@@ -78,7 +81,8 @@ def export_model(model: EfficientDet, options: ExportOptions, report: Report = l
     chosen = suppression(config, options.nms)
     check_truth(options.checkpoint, config)
     weights_sha256 = file_sha256(options.weights)
-    source = (read_metadata(options.weights) or {}).get("source")
+    of_weights = read_metadata(options.weights)
+    source = (of_weights or {}).get("source")
     metadata = file_metadata(
         config, chosen, options.kind, options.batch, options.half, weights_sha256,
         source if isinstance(source, dict) else None,
@@ -94,6 +98,11 @@ def export_model(model: EfficientDet, options: ExportOptions, report: Report = l
         report("proving")
         checks = prove(job, options.format, files[0], truth, report)
         record = _record(options, metadata, truth.name, checks, files, time.perf_counter() - started)
+        evidence = export_evidence(
+            options, truth, of_weights, config, chosen if isinstance(chosen, NmsProfile) else None, weights_sha256,
+            proved_inputs(config, options.kind, options.batch), files, record["passed"],
+        )  # fmt: skip
+        record = sealed(record, evidence, "passed" if record["passed"] else "failed")
         return _put_in_place(options, files, checks, record)
 
 
@@ -128,7 +137,6 @@ def _record(
     given = metadata["suppression"] is not None
     not_run = given and metadata["note"] == NOT_RUN
     return {
-        "format_version": 1,
         "kind": "export",
         "passed": passed,
         "verdict": _verdict(passed, checks, options, reference, not_run),
@@ -137,7 +145,6 @@ def _record(
         "runtime": runtime_version(options.format),
         "files": {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files},
         "weights_sha256": metadata["weights_sha256"],
-        "checkpoint_sha256": (metadata["source"] or {}).get("sha256"),
         "image_size": list(metadata["preprocessing"]["image_size"]),
         "detections_not_run": not_run,
         "checks": [
@@ -169,9 +176,9 @@ def _put_in_place(options: ExportOptions, files: list[Path], checks: list[Check]
         os.replace(path, target)
         named.append(target)
     sync_folder(options.output.absolute().parent)
-    proof = options.output.with_name(f"{options.output.name}.proof.json{ending}")
+    proof = options.output.with_name(proof_path(options.output).name + ending)
     with atomic_write(proof) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return Exported(tuple(reversed(named)), proof, tuple(checks), record)
 
 

@@ -38,11 +38,20 @@ class Truth(Protocol):
     """One side to hold an exported network against.
 
     Attributes:
-        name: for the record. problems: what is wrong before any input is run, in sentences.
+        name: in words. kind: "tensorflow" or "pytorch". problems: what is wrong before any input is run, in sentences.
+        checkpoint_sha256, family, variables: for the record, of TensorFlow's side; None without.
     """
 
     name: str
+    kind: str
     problems: tuple[str, ...]
+    checkpoint_sha256: str | None
+    family: str | None
+    variables: str | None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the programs on this side."""
 
     def levels(self, images: np.ndarray) -> Exact:
         """Of float32 [N, C, H, W], normalised."""
@@ -55,10 +64,15 @@ class TorchTruth:
         model: the whole one, in float32. half: whether float16's rounding is the measure.
     """
 
+    kind = "pytorch"
     problems: tuple[str, ...] = ()
+    checkpoint_sha256: str | None = None
+    family: str | None = None
+    variables: str | None = None
 
     def __init__(self, model: Any, half: bool = False) -> None:
         self.config: EfficientDetConfig = model.config
+        self.versions: dict[str, str] = {}
         self.name = f"PyTorch in float64, by PyTorch's own rounding in {'float16' if half else 'float32'}"
         self.exact = copy.deepcopy(model).double()
         self.single = copy.deepcopy(model).half() if half else model
@@ -84,11 +98,21 @@ class TensorFlowTruth:
         half: the model whose float16 rounding is the measure; None: TensorFlow's float32.
     """
 
+    kind = "tensorflow"
+
     def __init__(self, reference: ReferenceProcess, config: EfficientDetConfig, half: TorchTruth | None) -> None:
         self.reference, self.config, self.half = reference, config, half
         self.problems: tuple[str, ...] = ()
+        self.checkpoint_sha256: str | None = None
+        self.family: str | None = None
+        self.variables: str | None = None
         measure = "PyTorch's own rounding in float16" if half else "TensorFlow's own rounding in float32"
         self.name = f"TensorFlow in float64, by {measure}"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what answered so far."""
+        return {name: str(self.reference.versions[name]) for name in ("tensorflow",) if name in self.reference.versions}
 
     def levels(self, images: np.ndarray) -> Exact:
         """See `Truth`."""
@@ -129,6 +153,7 @@ def opened_truth(
         kind, _ = official_values(source.raw_names, [file.name for file in source.files], all_hparams(hparams))
         source.meant(list(source.variables), kind)
         reference.open(official, lambda name: source.read(name, kind), "float32", source.backbone_scope, "run")
+        truth.checkpoint_sha256, truth.family, truth.variables = source.sha256(), official["family"], kind
         yield truth
 
 

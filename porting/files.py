@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         # The system applies the process's umask; asking for its value would mean to change it for a moment.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(os.stat(temporary).st_mode)
     except OSError as error:
         raise InputError(
             f"cannot write {target}: expected a writable folder, found: {error.strerror}; "
@@ -46,6 +48,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
+        os.chmod(temporary, mode)  # safetensors puts a file of its own there, which nobody else may read
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as error:

@@ -18,12 +18,14 @@ from typing import Any
 from effdet_model.errors import InputError
 from effdet_model.factory import create_model
 from effdet_model.weights import metadata_path, read_state_dict
+from export.evidence import subject_sha256
 from porting.identity import weight_name
 from porting.official.catalog import CatalogEntry, catalog
 from porting.version import TOOL, tool_version
 from porting.weights.files import file_sha256, write_weights
-from release.evidence import DIFF, PARITY, Expected, Proof, read_proof
+from release.evidence import DIFF, EXPORT, PARITY, Expected, Proof, read_proof
 from release.expected import ReleasedWeights, complaint_of, expected_of_file, released_weights
+from release.exports import ExportedItem
 from release.model_card import (
     LICENSE,
     ReleasedFile,
@@ -34,9 +36,10 @@ from release.model_card import (
     release_index,
 )
 from verify.evidence.digest import EVIDENCE
-from verify.evidence.record import Complaint
+from verify.evidence.record import Complaint, Evidence
 
 SUMS, INDEX, README, LICENSE_FILE = "SHA256SUMS", "index.json", "README.md", "LICENSE"
+PROOF = ".proof.json"
 FORMAT_VERSION = 1
 _NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -50,6 +53,7 @@ class ReleaseItem:
             beside them.
         image_size: (height, width) at which it was proved; the weights' own by default.
         expected: kind of proof -> what else its record must say, see `release.expected`.
+        exports: files for other runtimes, their proofs beside them.
     """
 
     weights: Path
@@ -57,6 +61,7 @@ class ReleaseItem:
     parity: Path
     image_size: tuple[int, int] | None = None
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    exports: tuple[ExportedItem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class _Verified:
     name: str
     diff: Proof
     parity: Proof
+    exports: tuple[tuple[ExportedItem, Proof], ...] = ()
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -84,8 +90,9 @@ def make_release(items: Sequence[ReleaseItem], output: str | Path, *, license_na
     """Write a release folder, whole or not at all; the same input gives the same bytes.
 
     Per model: NAME-<8 of sha256>.pth with its .json, NAME-<8 of sha256>.safetensors, NAME.config.json,
-    NAME.preprocessing.json, NAME.diff.json, NAME.parity.json, the pages of both (.html) and the card NAME.md. For all:
-    README.md, index.json, LICENSE and SHA256SUMS. An earlier release in `output` is replaced.
+    NAME.preprocessing.json, NAME.diff.json, NAME.parity.json, the pages of both (.html), the card NAME.md, and of each
+    exported file NAME-<8 of its hash>.SUFFIX and NAME.FORMAT.proof.json. For all: README.md, index.json, LICENSE and
+    SHA256SUMS. An earlier release in `output` is replaced.
 
     Raises:
         InputError: a proof is missing, failed or edited, or its record is not of this file, its configuration, image
@@ -140,14 +147,30 @@ def check_release(folder: str | Path) -> Release:
         for kind in (DIFF, PARITY):
             if name.endswith(f".{kind}.json"):
                 _check_proof(folder / name, kind, {file.sha256 for file in files})
+        if name.endswith(PROOF):
+            record = _check_proof(folder / name, EXPORT, {file.sha256 for file in files})
+            _check_subject(folder / name, str(record.subject_sha256), present)
     return Release(folder, tuple(files))
 
 
-def _check_proof(path: Path, kind: str, hashes: set[str]) -> None:
+def _check_subject(path: Path, subject: str, present: set[str]) -> None:
+    """The file that a proof is of is the one of its name."""
+    start = f"{path.name.removesuffix(PROOF).rpartition('.')[0]}-{subject[:8]}"
+    parts = [path.with_name(name) for name in sorted(present) if Path(name).stem == start]
+    found = [part for part in parts if part.suffix not in (".pth", ".json", ".safetensors")]
+    if not found or subject_sha256(found) != subject:
+        raise InputError(
+            f"release {path.parent}: {path.name}: expected the exported file that it is the proof of, SHA-256 "
+            f"{subject}, found {', '.join(part.name for part in found) or 'none'}; make the release again."
+        )
+
+
+def _check_proof(path: Path, kind: str, hashes: set[str]) -> Evidence:
     complaint = Complaint(f"release {path.parent}: {path.name}", "python cli.py release ...")
     record = read_proof(path, kind, {"verdict": "passed"}, complaint).record
     if record.weights_sha256 not in hashes:
         raise complaint.error("evidence.weights_sha256", "that of a weight file of this release", record.weights_sha256)
+    return record
 
 
 def _verify(item: ReleaseItem) -> _Verified:
@@ -158,7 +181,8 @@ def _verify(item: ReleaseItem) -> _Verified:
         complaint = complaint_of(kind, path, weights, item.image_size)
         proofs[kind] = read_proof(path, kind, {**of_file[kind], **item.expected.get(kind, {})}, complaint)
     name = weight_name(weights.config.name, weights.source.get("family"))
-    return _Verified(weights, name, proofs[DIFF], proofs[PARITY])
+    exports = tuple((exported, exported.proof(weights)) for exported in item.exports)
+    return _Verified(weights, name, proofs[DIFF], proofs[PARITY], exports)
 
 
 def _check_names(verified: Sequence[_Verified]) -> None:
@@ -185,12 +209,14 @@ def _write_model(model: _Verified, folder: Path, license_name: str) -> ReleasedM
         "parity": _write_json(folder / f"{model.name}.parity.json", model.parity.data),
         "diff_page": _copy(model.diff.page, folder / f"{model.name}.diff.html"),
         "parity_page": _copy(model.parity.page, folder / f"{model.name}.parity.html"),
+        **_write_exports(model, folder),
     }
     parameters = sum(
         tensor.numel() for key, tensor in state_dict.items() if not key.endswith(_NOT_PARAMETERS)
     )
     return ReleasedModel(
-        model.name, model.metadata, parameters, files, model.diff, model.parity, _entry(model.metadata), license_name
+        model.name, model.metadata, parameters, files, model.diff, model.parity, _entry(model.metadata), license_name,
+        tuple(proof for _, proof in model.exports),
     )
 
 
@@ -211,6 +237,19 @@ def _write_weight_files(model: _Verified, state_dict: dict[str, Any], folder: Pa
             metadata_path(plain).unlink(missing_ok=True)
             content = {**model.metadata, "weights_sha256": digest}
             files["metadata"] = _write_json(metadata_path(named), content)
+    return files
+
+
+def _write_exports(model: _Verified, folder: Path) -> dict[str, ReleasedFile]:
+    """Files for other runtimes under their hash, and their proofs."""
+    files = {}
+    for item, proof in model.exports:
+        format_name = str(proof.report.data["format"])
+        named = f"{model.name}-{str(proof.record.subject_sha256)[:8]}"
+        for number, path in enumerate(item.files):
+            role = f"{format_name}_{path.suffix[1:]}" if number else format_name
+            files[role] = _copy(path, folder / f"{named}{path.suffix}")
+        files[f"{format_name}_proof"] = _write_json(folder / f"{model.name}.{format_name}{PROOF}", proof.data)
     return files
 
 
@@ -245,7 +284,10 @@ def _index_entry(model: ReleasedModel) -> dict[str, Any]:
         "published": {"ap_val": model.entry.ap_val, "ap_testdev": model.entry.ap_testdev} if model.entry else None,
         "diff": {key: diff.get(key) for key in ("passed", "max_abs", "max_rel", "first_divergent_layer", "dtype")},
         "parity": {"passed": parity.get("passed"), "AP": coco_ap(parity), "agreement_AP": agreement_ap(parity)},
-        "evidence": {DIFF: diff[EVIDENCE], PARITY: parity[EVIDENCE]},
+        "evidence": {
+            DIFF: diff[EVIDENCE], PARITY: parity[EVIDENCE],
+            **{str(proof.data["format"]): proof.data[EVIDENCE] for proof in model.exports},
+        },
     }
 
 

@@ -78,17 +78,14 @@ def released_weights(path: Path) -> ReleasedWeights:
     return ReleasedWeights(path, metadata, config, sha256)
 
 
-def expected_of_file(
-    weights: ReleasedWeights, image_size: tuple[int, int] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Kind of proof -> what its record must say whoever made it: that it is of this file, by today's rules.
+def common_of_file(weights: ReleasedWeights, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """What the record of every proof must say whoever made it: that it is of this file.
 
     Args:
         image_size: (height, width) of the proofs; the file's own by default.
     """
-    diff = DiffOptions(dtype=PROOF_DTYPE)
     own_family = official_name(weights.config.name)[1]
-    common = {
+    return {
         "verdict": "passed",
         "variant": weights.config.name,
         "family": weights.source.get("family") or own_family,
@@ -101,6 +98,13 @@ def expected_of_file(
         "reference": "tensorflow",
         "versions": {TOOL: tool_version()},
     }
+
+
+def expected_of_file(
+    weights: ReleasedWeights, image_size: tuple[int, int] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Kind of proof -> what its record must say by today's rules, see `common_of_file`."""
+    diff, common = DiffOptions(dtype=PROOF_DTYPE), common_of_file(weights, image_size)
     return {
         DIFF: {**common, "dtype": PROOF_DTYPE, "rule": diff_rule(diff), "tolerance": diff.limit},
         PARITY: {**common, "dtype": DTYPE, "rule": RULE, "tolerance": None},

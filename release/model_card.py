@@ -58,8 +58,8 @@ class ReleasedModel:
     Attributes:
         name: e.g. tf_efficientdet_d0. metadata: of the weight file. parameters: trainable values.
         files: by role: "pth", "metadata", "safetensors", "config", "preprocessing", "diff", "parity", "diff_page",
-            "parity_page".
-        entry: the catalog's entry where the checkpoint is an official one.
+            "parity_page", and those of exported files.
+        entry: the catalog's entry where the checkpoint is an official one. exports: proofs of exported files.
     """
 
     name: str
@@ -70,6 +70,7 @@ class ReleasedModel:
     parity: Proof
     entry: CatalogEntry | None
     license: str = LICENSE
+    exports: tuple[Proof, ...] = ()
 
     @property
     def variant(self) -> str:
@@ -121,6 +122,7 @@ def model_card(model: ReleasedModel) -> str:
         diff_page=model.files["diff_page"].name,
         parity_verdict=model.parity.verdict,
         parity=[*_parity_lines(model.parity.data), *_record_lines(model.parity.record, config)],
+        exports=[_export(model, proof) for proof in model.exports],
         stages=[_stage(stage) for stage in model.parity.data.get("stages") or []],
         metrics=list(_metric_lines(model.parity.data)),
         parity_file=model.files["parity"].name,
@@ -248,6 +250,19 @@ def _parity_lines(parity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "AP measured / published (percent)", (
             f"{published.get('measured_AP'):.2f} / {published.get('published_AP')}: {verdict}"
         )
+
+
+def _export(model: ReleasedModel, proof: Proof) -> dict[str, Any]:
+    """A file for another runtime: its parts, what proved it, and what it gives."""
+    name, data = str(proof.data["format"]), proof.data
+    inside = proof.record.nms
+    return {
+        "files": [file for role, file in model.files.items() if role == name or role.startswith(f"{name}_")],
+        "runtime": data["runtime"],
+        "verdict": data["verdict"],
+        "outputs": f"detections of {inside['name']}" if inside else "the raw levels",
+        "inputs": data["metadata"]["input"],
+    }
 
 
 def _stage(stage: Mapping[str, Any]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ class ReleaseOptions:
         image_size: (height, width) of diff and parity; the weights' own by default.
         coco, images, annotations: pictures for the proofs, see `verify.parity.options.ParityOptions`; none of them:
             pictures of shapes are drawn.
+        exports: formats of `export.options.FORMATS` to add. export_nms: what stands behind the levels in them.
     """
 
     checkpoint: str | None = None
@@ -36,6 +37,8 @@ class ReleaseOptions:
     images: Path | None = None
     annotations: Path | None = None
     license_name: str = LICENSE
+    exports: tuple[str, ...] = ()
+    export_nms: str = "none"
 
     @property
     def has_images(self) -> bool:

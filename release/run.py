@@ -19,6 +19,7 @@ from porting.official.obtain import obtain
 from release.build import Release, ReleaseItem, check_output, make_release
 from release.evidence import Expected, read_proof
 from release.expected import complaint_of, expected_of_file, released_weights
+from release.exports import check_exports, exported
 from release.options import ReleaseOptions
 from release.verification import DetectionParity, LayerDiff, Report, Subject, Verification
 from verify.evidence.reading import read_report
@@ -99,7 +100,10 @@ def run_release(
         subject = _converted(variant, Path(work) / variant, options, say, watch)
         expected = {proof.kind: _proved(proof, subject, say, watch) for proof in verifications}
         reports = {kind: subject.folder / f"{kind}.json" for kind in ("diff", "parity")}
-        items.append(ReleaseItem(subject.weights.path, **reports, image_size=options.image_size, expected=expected))
+        more = tuple(exported(subject, name, say, watch) for name in options.exports)
+        items.append(
+            ReleaseItem(subject.weights.path, **reports, image_size=options.image_size, expected=expected, exports=more)
+        )
     return make_release(items, output, license_name=options.license_name)
 
 
@@ -111,6 +115,7 @@ def _check_before(output: Path, work: Path, options: ReleaseOptions) -> None:
     check_output(output)
     check_evaluator()
     check_report(work)
+    check_exports(options, work)
     options.dataset()
 
 

@@ -14,13 +14,16 @@ from effdet_model.variants import get_config
 from export.graph.onnx_graph import detection_nodes, suppression_model
 from export.graph.tensorrt import efficient_nms_profile
 from export.outputs import DETECTION_OUTPUTS
-from export.proof import expected_detections
+from export.proof import expected_detections, paired
 from export.runtimes import Run, detections_of, load_file
 from tests.export.levels import KINDS, made_up_levels
 
 CONFIG = get_config("d0", image_size=(128, 192), num_classes=7)
 UNSTABLE = ("numpy_hard", "numpy_diou", "torchvision")
 """Of equal scores their sort keeps any, so equal logits cannot be compared."""
+
+NUMPYS_ORDER = ("numpy_gaussian", "numpy_linear")
+"""Where scores are equal, numpy's unstable sort of all picks decides their order, and which are the last."""
 
 
 def runner(config: EfficientDetConfig, profile: NmsProfile) -> Run:
@@ -45,9 +48,13 @@ def test_every_profile_gives_the_detections_of_the_project(name: str, every_anch
         found, expected = detections_of(run(**levels)), expected_detections(CONFIG, profile, levels)
         for image, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
             assert len(mine) == len(theirs), (kind, image)
+            np.testing.assert_allclose(mine[:, 4], theirs[:, 4], rtol=0, atol=1e-6, err_msg=kind)
+            if name in NUMPYS_ORDER:
+                last = theirs[-1, 4] + 1e-6 if len(theirs) == profile.max_output_size else 0
+                assert all(pair is not None for row, pair in paired(mine, theirs) if row[4] > last), (kind, image)
+                continue
             np.testing.assert_array_equal(mine[:, 5], theirs[:, 5], err_msg=kind)
             np.testing.assert_allclose(mine[:, :4], theirs[:, :4], rtol=0, atol=1e-3, err_msg=kind)
-            np.testing.assert_allclose(mine[:, 4], theirs[:, 4], rtol=0, atol=1e-6, err_msg=kind)
 
 
 def test_images_without_detections_and_the_rows_behind_the_last() -> None:

@@ -273,6 +273,7 @@ def test_interrupted_while_writing(
     script = (
         f"NUMBER = {int(number)}\n"
         "import os, signal, sys, porting.weights.files as w, cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored\n"
         "plain = w._compare\n"
         "def interrupted(*a):\n    os.kill(os.getpid(), NUMBER)\n    return plain(*a)\n"
         "w._compare = interrupted\ncli.main()\n"

@@ -18,7 +18,7 @@ _COPIES = {
         "variant", "weights_sha256", "checkpoint_sha256", "variables", "image_size", "dtype", "tolerance",
     ),
     "parity": ("variant", "weights_sha256", "checkpoint_sha256", "variables", "image_size", "nms"),
-    "export": (),
+    "export": ("weights_sha256", "image_size"),
 }  # fmt: skip
 """Fields that a report of a kind also has outside its record, at its top level or under `environment`."""
 _VERSION_NAMES = {TOOL: TOOL, "torch": "torch", "timm": "timm", "numpy": "numpy", "tensorflow": "reference_tensorflow"}
@@ -119,6 +119,13 @@ def _findings(data: Mapping[str, Any], record: Evidence) -> Iterator[str]:
         for item in _objects(items):
             if item.get("ok") is not True:
                 yield f"{name}: {shown(item.get('name'))} is not ok"
+    if record.kind == "export":
+        checks = _objects(data.get("checks"))
+        if not checks:
+            yield "checks = none"
+        for item in checks:
+            if item.get("passed") is not True:
+                yield f"checks: {shown(item.get('name'))} is not passed"
     if record.kind == "diff":
         largest, tensors = data.get("max_rel"), data.get("tensors")
         if not isinstance(largest, int | float) or (record.tolerance is not None and not largest <= record.tolerance):
