@@ -77,6 +77,7 @@ class Graph:
 
     Attributes:
         producers: tensor -> the operator that makes it. names: of outputs, in the signature where there is one.
+        normalisation: mean and standard deviation of images, one number or three each, where the metadata say them.
     """
 
     tensors: list[Tensor] = field(default_factory=list)
@@ -85,6 +86,7 @@ class Graph:
     outputs: tuple[int, ...] = ()
     names: dict[int, str] = field(default_factory=dict)
     producers: dict[int, Operator] = field(default_factory=dict)
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def read_graph(path: Path, label: str) -> Graph:
@@ -104,6 +106,8 @@ def read_graph(path: Path, label: str) -> Graph:
         import tflite
     try:
         return _Reader(content, label, tflite).read()
+    except InputError:
+        raise
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise _refused(label, "a whole TFLite model", f"an offset or size outside of it ({reason})") from error
@@ -140,6 +144,7 @@ class _Reader:
         graph.outputs = self._ends(raw.OutputsLength(), raw.Outputs, len(graph.tensors))
         self._order(graph)
         graph.names = self._names(model, graph)
+        graph.normalisation = self._normalisation(model)
         return graph
 
     def _count(self, count: int, most: int, what: str) -> int:
@@ -275,6 +280,16 @@ class _Reader:
                     raise _refused(self.label, "each tensor made once", f"number {number} again")
                 ready.add(number)
                 graph.producers[number] = operator
+
+    def _normalisation(self, model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        from porting.checkpoint.tflite import metadata
+
+        for place in range(self._count(model.MetadataLength(), MAX_ENDS, "metadata")):
+            entry = model.Metadata(place)
+            if self._text(entry.Name()) == metadata.NAME:
+                content = self._content(model, entry.Buffer(), metadata.NAME)
+                return metadata.normalisation(content.tobytes()) if content is not None else None
+        return None
 
     def _names(self, model: Any, graph: Graph) -> dict[int, str]:
         """Outputs by their names in the one signature; those of their tensors where there is none."""

@@ -65,6 +65,9 @@ class TfliteWeights:
     def stated(self) -> Stated:
         """What the graph says of the model, and what cannot be recovered."""
         found = Stated(dict(self.recovered.fields))
+        if self.graph.normalisation:
+            mean, deviation = (one[0] if len(set(one)) == 1 else one for one in self.graph.normalisation)
+            found.fields |= {"mean_rgb": mean, "stddev_rgb": deviation}
         _add_anchors(found, self.graph, self.recovered, {name: entry.shape for name, entry in self.entries.items()})
         found.notes = [f"the TFLite file's own graph says {listed_fields(found.fields)}", _NO_STATISTICS]
         if self.recovered.precision in _APPROXIMATION:
