@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from porting.checkpoint.tflite.walk import Conv, Walk
 
@@ -11,7 +12,10 @@ MAX_BLOCKS = 200
 
 @dataclass(frozen=True)
 class Block:
-    """An inverted residual block: output and input tensors, its convolutions; expansion and squeeze may be missing."""
+    """An inverted residual block: output and input tensors, its convolutions; expansion and squeeze may be missing.
+
+    `residual`: whether its input is added to its output.
+    """
 
     output: int
     source: int
@@ -22,6 +26,11 @@ class Block:
     project: Conv
     activations: frozenset[str]
     seen: frozenset[int]
+    residual: bool = False
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        return self.depthwise.operator.options["stride"]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,23 @@ def find_backbone(walk: Walk, last: int, image: int) -> Backbone | None:
     return None
 
 
+def follows_google(walk: Walk, backbone: Backbone, features: Sequence[int]) -> bool:
+    """Whether strides, residuals and the features taken are where google/automl's EfficientNets have them.
+
+    A stage begins with other channels; there alone a stride may be, and only elsewhere a residual, of equal channels.
+    A feature is the last tensor of its size: the Object Detection API takes others from D1 on.
+    """
+    for block in backbone.blocks:
+        channels = walk.tensor(block.source).shape[-1:], walk.tensor(block.output).shape[-1:]
+        if block.stride not in ((1, 1), (2, 2)) or block.residual != (channels[0] == channels[1]):
+            return False
+        if block.residual and block.stride != (1, 1):
+            return False
+        if block.source in features and block.stride != (2, 2):
+            return False
+    return backbone.stem.operator.options["stride"] == (2, 2)
+
+
 def _block(walk: Walk, output: int) -> Block | None:
     """The block that makes a tensor, with or without its input added."""
     addition = walk.made_by(output, "ADD")
@@ -84,7 +110,7 @@ def _block(walk: Walk, output: int) -> Block | None:
         parts = _Parts({addition.place})
         block = _branch(walk, output, walk.origin(one, parts.seen), parts)
         if block and block.source == walk.origin(other, parts.seen):
-            return block
+            return replace(block, residual=True)
     return None
 
 

@@ -60,7 +60,8 @@ class Tensor:
 class Operator:
     """One operator: TensorFlow Lite's name of it (a custom one's own), tensors by number, options that count here.
 
-    `options`: "activation" (None, "relu", "relu6"), "stride", "padding" ("SAME", "VALID"), "filter", "dilation".
+    `options`: "activation" (None, "relu", "relu6"), "stride", "padding" ("SAME", "VALID"), "filter", "dilation";
+    "align_corners" and "half_pixels" of a resize.
     """
 
     place: int
@@ -238,7 +239,7 @@ class _Reader:
         kinds = {
             "CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions", "ADD": "AddOptions",
             "MUL": "MulOptions", "DIV": "DivOptions", "MAX_POOL_2D": "Pool2DOptions",
-            "AVERAGE_POOL_2D": "Pool2DOptions",
+            "AVERAGE_POOL_2D": "Pool2DOptions", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
         }  # fmt: skip
         if name not in kinds:
             return {}
@@ -246,6 +247,8 @@ class _Reader:
             raise _refused(self.label, f"options of {name}", "none")
         raw = getattr(self.tflite, kinds[name])()
         raw.Init(table.Bytes, table.Pos)
+        if name == "RESIZE_NEAREST_NEIGHBOR":
+            return {"align_corners": bool(raw.AlignCorners()), "half_pixels": bool(raw.HalfPixelCenters())}
         activation = raw.FusedActivationFunction()
         if activation not in _ACTIVATIONS:
             raise self._unknown_activation(name, activation)

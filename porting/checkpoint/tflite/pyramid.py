@@ -103,10 +103,9 @@ def _add_levels(walk: Walk, found: Pyramid, levels: Sequence[int]) -> bool:
         late = walk.plain_pointwise(number, found.seen)
         if late is not None:
             number = late.source
-        pool = walk.made_by(number, "MAX_POOL_2D")
+        pool = walk.pooled(number, found.seen)
         if pool is not None:
-            found.seen.add(pool.place)
-            number = walk.origin(pool.inputs[0], found.seen)
+            number = pool
         early = walk.plain_pointwise(number, found.seen) if number != below else None
         if early is not None:
             number = early.source
@@ -188,10 +187,9 @@ class _Matcher:
         late = self.walk.plain_pointwise(number, set()) if widened and own < level else None
         resized = late.source if late else number
         if own != level:
-            operator = self.walk.made_by(resized, "RESIZE_NEAREST_NEIGHBOR" if own > level else "MAX_POOL_2D")
-            if operator is not None:
-                seen.add(operator.place)
-                resized = self.walk.origin(operator.inputs[0], seen)
+            before_it = self.walk.enlarged(resized, seen) if own > level else self.walk.pooled(resized, seen)
+            if before_it is not None:
+                resized = before_it
                 if late:
                     seen.add(late.operator.place)
                     self.late = True

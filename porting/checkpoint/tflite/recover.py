@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from effdet_model.errors import InputError
-from porting.checkpoint.tflite.backbone import Backbone, Block, find_backbone
+from effdet_model.fpn_graph import feature_sizes
+from porting.checkpoint.tflite.backbone import Backbone, Block, find_backbone, follows_google
 from porting.checkpoint.tflite.flatbuffer import Graph, read_graph
 from porting.checkpoint.tflite.fusion import fusion_weights
 from porting.checkpoint.tflite.heads import NETS, Ends, Layer, Tower, find_ends, find_levels, find_tower
@@ -65,6 +66,11 @@ def recover(graph: Graph, label: str) -> Recovered:
     backbone = find_backbone(walk, pyramid.features[-1], image)
     if backbone is None or not set(pyramid.features) <= backbone.endpoints:
         raise _no_part(label, "an EfficientNet, its stem on the image and its blocks' outputs into the BiFPN")
+    expected = feature_sizes(size, levels[-1])
+    sizes = [walk.place(number) for number in pyramid.features]
+    right = sizes == [expected[level] for level in levels[: len(sizes)]]
+    if not right or not follows_google(walk, backbone, pyramid.features):
+        raise _no_part(label, "an EfficientNet with strides, residuals and features where google/automl has them")
     seen = set(ends.seen) | pyramid.seen | backbone.seen
     activations = set(backbone.activations)
     for tower in (tower for found in whole.values() for tower in found):

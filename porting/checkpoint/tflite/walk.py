@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from effdet_model.errors import InputError
 from porting.checkpoint.tflite.flatbuffer import Graph, Operator, Tensor, decoded
 
 _COPIES = ("QUANTIZE", "DEQUANTIZE")
@@ -67,7 +68,13 @@ class Walk:
         """A constant's values, float64."""
         tensor = self.constant(number)
         assert tensor is not None, "asked of constants alone"
-        return decoded(tensor)
+        try:
+            return decoded(tensor)
+        except KeyError as error:
+            raise InputError(
+                f"expected constants of float32, float16 or whole numbers of 8 to 64 bits, found {tensor.type}; convert "
+                "the model again in one of these."
+            ) from error
 
     def activation(self, number: int, seen: set[int]) -> tuple[int, str | None]:
         """What goes into the activation that makes a tensor, and its name; the tensor itself and None without one.
@@ -104,6 +111,9 @@ class Walk:
         size = kernel.shape[1], kernel.shape[2]
         plain = operator.options["padding"] == "SAME" or size == (1, 1)
         fits = kernel.shape[3 if depthwise else 0] == channels and (not depthwise or kernel.shape[0] == 1)
+        taken = self.tensor(self.origin(operator.inputs[0], set())).shape
+        if not depthwise and kernel.shape[3:] != taken[-1:]:
+            return None
         if not (plain and fits) or operator.options.get("dilation", (1, 1)) != (1, 1):
             return None
         if bias is not None and prod(self.tensor(bias).shape) != channels:
@@ -119,6 +129,27 @@ class Walk:
         found, activation = self.activation(number, seen)
         conv = self.convolution(found, seen) if activation is None else None
         return conv if conv and conv.size == (1, 1) and conv.operator.options["stride"] == (1, 1) else None
+
+    def pooled(self, number: int, seen: set[int]) -> int | None:
+        """What google/automl's max pooling (one wider than its stride) makes a tensor of; None of other operators."""
+        operator = self.made_by(number, "MAX_POOL_2D")
+        if operator is None or operator.options["padding"] != "SAME" or operator.options["activation"]:
+            return None
+        if operator.options["filter"] != tuple(stride + 1 for stride in operator.options["stride"]):
+            return None
+        seen.add(operator.place)
+        return self.origin(operator.inputs[0], seen)
+
+    def enlarged(self, number: int, seen: set[int]) -> int | None:
+        """What a resize to the nearest neighbour, as google/automl has it, makes a tensor of; None of others."""
+        operator = self.made_by(number, "RESIZE_NEAREST_NEIGHBOR")
+        if operator is None or operator.options["align_corners"]:
+            return None
+        (high, wide), (low, narrow) = self.place(number), self.place(operator.inputs[0])
+        if not (low and narrow) or operator.options["half_pixels"] and (high % low or wide % narrow):
+            return None
+        seen.add(operator.place)
+        return self.origin(operator.inputs[0], seen)
 
     def scaled(self, number: int, seen: set[int]) -> tuple[int, list[float]]:
         """What is multiplied by single numbers, one after the other, and these numbers, the first one first."""
