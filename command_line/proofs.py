@@ -144,6 +144,8 @@ def evaluate(
 @click.option("--report", type=PATH, metavar="DIR", help="parity.json, parity.md, parity.html; with --resume the work.")
 @click.option("--resume", is_flag=True, help="Continue an earlier run with the same settings and --report.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Of both frameworks; default: all cores to use.")
+@click.option("--engine", metavar="ENGINE", help="Run PyTorch's network by torch, compile, onnxruntime or openvino; "
+              "default: the model as it is, which alone is evidence for a release.")
 @json_option
 def parity(
     variant: str | None, checkpoint: str | None, family: str | None, hparams: str | None, mirror: str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,10 +50,20 @@ def onnx_session(model: Path | bytes, threads: int) -> Any:
 
 def openvino_model(path: Path, threads: int) -> Any:
     """A compiled model in float32: left alone, OpenVINO computes in bfloat16 where the processor can."""
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    return _openvino_core().compile_model(str(path), "CPU", settings)
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the whole process.
+
+    Its CPU plugin gives the thread that made it a stack for signals and takes it away with itself, after which the next
+    signal, such as that of a child's end, kills the process.
+    """
     import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    return openvino.Core().compile_model(str(path), "CPU", settings)
+    return openvino.Core()
 
 
 def _load_onnx(path: Path | bytes, config: EfficientDetConfig, threads: int) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,16 @@ class Nodes:
     def name(self, what: str) -> str:
         """A new name."""
         return f"{self.prefix}/{what}_{next(self._numbers)}"
+
+    def used_constants(self) -> list[Any]:
+        """The constants that a node, or one in the body of a loop, takes."""
+        used = set(_inputs(self.nodes))
+        return [constant for constant in self.constants if constant.name in used]
+
+
+def _inputs(nodes: Iterable[Any]) -> Iterator[str]:
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _inputs(attribute.g.node)
+            yield from (output.name for output in attribute.g.output)

@@ -32,7 +32,7 @@ def append_detections(model: Any, config: EfficientDetConfig, suppression: Suppr
     graph = model.graph
     nodes = detection_nodes(config, suppression)
     graph.node.extend(nodes.nodes)
-    graph.initializer.extend(nodes.constants)
+    graph.initializer.extend(nodes.used_constants())
     levels = list(graph.output)
     batch = levels[0].type.tensor_type.shape.dim[0]
     size = batch.dim_value or batch.dim_param
@@ -58,7 +58,7 @@ def suppression_model(config: EfficientDetConfig, suppression: NmsProfile) -> An
     ]
     nodes = detection_nodes(config, suppression)
     graph = onnx.helper.make_graph(
-        nodes.nodes, "suppression", inputs, output_infos(config, suppression, "batch"), nodes.constants
+        nodes.nodes, "suppression", inputs, output_infos(config, suppression, "batch"), nodes.used_constants()
     )
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=8)
 

@@ -29,6 +29,8 @@ class ParityOptions:
         hparams: what the user declares of the checkpoint, as --hparams has it; by default `overrides`.
         work: a folder for the work file, which `resume` continues; None: nothing is written.
         threads: of both frameworks together; None: as many as there are cores to use.
+        engine: what runs PyTorch's network, see `effdet_model.engines`; None: the model as it is, alone evidence
+            for a release.
         command: how to do it again, for the report.
     """
 
@@ -53,6 +55,7 @@ class ParityOptions:
     work: str | Path | None = None
     resume: bool = False
     threads: int | None = None
+    engine: str | None = None
     command: str = ""
 
     @property

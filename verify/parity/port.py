@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from effdet_model.anchors import anchors_from_config
 from effdet_model.config import EfficientDetConfig
 from effdet_model.decoding import decode_image
 from effdet_model.efficientdet import EfficientDet
+from effdet_model.engines import create_engine
 from effdet_model.errors import InputError
 from effdet_model.nms import suppress
 from effdet_model.nms_profiles import NmsProfile
@@ -53,12 +54,18 @@ class PortSide:
 
     Args:
         model: in eval mode; is put into NHWC memory format. threads: that read images ahead.
+        engine: what runs the network, see `effdet_model.engines`; None: the model as it is.
     """
 
-    def __init__(self, model: EfficientDet, profile: NmsProfile, threads: int = 1) -> None:
+    def __init__(
+        self, model: EfficientDet, profile: NmsProfile, threads: int = 1, engine: str | None = None
+    ) -> None:
         self.model = model.to(memory_format=torch.channels_last)
         self.profile = profile
         self.threads = threads
+        self.run: Callable[[Tensor], Outputs] = self.model
+        if engine is not None:
+            self.run = create_engine(engine, self.model, batch=self.batch_size)
         self.anchors = torch.from_numpy(anchors_from_config(model.config))
 
     @property
@@ -103,7 +110,7 @@ class PortSide:
             return []
         with torch.inference_mode():
             batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
-            classes, boxes = self.model(batch)
+            classes, boxes = self.run(batch)
         return [
             ([level[i : i + 1] for level in classes], [level[i : i + 1] for level in boxes])
             for i in range(len(images))

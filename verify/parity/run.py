@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effdet_model.errors import InputError
+from effdet_model.errors import InputError, unknown_name
 from effdet_model.labels import resolve_label_map
 from porting.files import make_folder
 from verify.evaluation.coco import (
@@ -63,8 +63,11 @@ def parity(options: ParityOptions) -> ParityResult:
         raise InputError("--resume: expected --report DIR (the work file lies in it), found none.")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads: expected at least 1, found {options.threads}.")
+    from effdet_model.engines import EXACT, engine_names
     from verify.parity.port import thread_shares
 
+    if options.engine is not None and options.engine not in engine_names():
+        raise unknown_name("engine", options.engine, engine_names())
     of_tensorflow, of_pytorch = thread_shares(options.threads)
     with ReferenceProcess("pipeline", threads=of_tensorflow) as reference, _torch_threads(of_pytorch):
         from effdet_model.weights import read_metadata
@@ -91,7 +94,8 @@ def parity(options: ParityOptions) -> ParityResult:
                 result = summarize(setup, list(store.images.values()), source.sha256(), reference.versions)
                 store.remove()
         seconds = {**result.seconds, "total": time.perf_counter() - started}
-        return dataclasses.replace(result, seconds=seconds, evidence=parity_evidence(setup, result))
+        evidence = parity_evidence(setup, result) if options.engine in (None, EXACT) else None
+        return dataclasses.replace(result, seconds=seconds, evidence=evidence)
 
 
 @contextlib.contextmanager
@@ -182,7 +186,7 @@ class _Run:
         from verify.parity.stages import Ladder
 
         self.setup, self.reference, self.store = setup, reference, store
-        self.port = PortSide(setup.model, setup.profile, threads=1)
+        self.port = PortSide(setup.model, setup.profile, threads=1, engine=setup.options.engine)
         self.ladder = Ladder(self.port)
         self.answers: collections.deque[Callable[[dict[str, np.ndarray]], None]] = collections.deque()
         self.finished: list[ImageParity] = []

@@ -64,6 +64,7 @@ class Setup:
             "variables": self.kind,
             "suppression": dataclasses.asdict(self.profile),
             "images": self.dataset.image_list_sha256,
+            "engine": self.options.engine,
             "tool version": tool_version(),
         }
 

@@ -81,7 +81,7 @@ def summarize(
         resolved_ap=resolved_metrics.ap if resolved_metrics is not None else None,
         published=published,
         skipped=skipped,
-        notes=(*setup.notes, *dataset.notes, *_notes(ordered, records)),
+        notes=(*setup.notes, *_engine(setup.options.engine), *dataset.notes, *_notes(ordered, records)),
         pictures=tuple(
             (item.image_id, side_by_side(records[item.image_id].path, by_id[item.image_id].resolved,
                                          by_id[item.image_id].mine, item, dataset.categories,
@@ -155,6 +155,12 @@ def _skipped(setup: Setup, ordered: Sequence[ImageParity]) -> tuple[SkippedImage
     listed = [SkippedImage(id_, "", reason) for id_, reason in setup.dataset.bad_images.items()]
     read = [SkippedImage(i.image_id, str(paths[i.image_id]), i.refused) for i in ordered if i.refused is not None]
     return (*listed, *read)
+
+
+def _engine(name: str | None) -> list[str]:
+    if name in (None, "exact"):
+        return []
+    return [f"PyTorch's network was run by the engine {name}; for a release run parity without --engine."]
 
 
 def _notes(ordered: Sequence[ImageParity], records: Mapping[int, ImageRecord]) -> list[str]:

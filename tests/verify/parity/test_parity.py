@@ -89,6 +89,13 @@ def test_json_names_the_files_and_gives_every_number(perfect: ParityResult, fold
 
 
 @pytest.mark.slow
+def test_another_engine_agrees_and_is_no_evidence_of_the_weights(options: ParityOptions, perfect: ParityResult) -> None:
+    found = parity(dataclasses.replace(options, engine="torch", limit=2))
+    assert found.passed, found.failures
+    assert found.evidence is None and perfect.evidence is not None
+    assert any("engine torch; for a release" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("profile", ["numpy_hard", "graph_gaussian", "global_hard", "combined"])
 def test_every_kind_of_suppression_agrees(profile: str, options: ParityOptions) -> None:
     seen: list[tuple[int, int]] = []
