@@ -30,7 +30,9 @@ class Block:
 
     @property
     def stride(self) -> tuple[int, int]:
-        return self.depthwise.operator.options["stride"]  # type: ignore[no-any-return]
+        """Of the depthwise convolution: down, across."""
+        down, across = self.depthwise.operator.options["stride"]
+        return down, across
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ class Walk:
             return decoded(tensor)
         except KeyError as error:
             raise InputError(
-                f"expected constants of float32, float16 or whole numbers of 8 to 64 bits, found {tensor.type}; convert "
-                "the model again in one of these."
+                f"expected constants of float32, float16 or whole numbers of 8 to 64 bits, found {tensor.type}; "
+                "convert the model again in one of these."
             ) from error
 
     def activation(self, number: int, seen: set[int]) -> tuple[int, str | None]:
