@@ -37,7 +37,7 @@ from command_line import (
               "same precision; default in float32: a multiple of TensorFlow's own distance from its float64.")
 @click.option("--variables", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
 @click.option("--reference", default="tensorflow", show_default=True,
-              help="tensorflow, automl:DIR (your clone) or savedmodel:DIR (a program: executed!).")
+              help="tensorflow, automl:DIR (your clone), savedmodel:DIR or tflite:FILE (programs: executed!).")
 @click.option("--report", type=PATH, metavar="DIR", help="diff.json, diff.md, diff.html.")
 @json_option
 def diff(

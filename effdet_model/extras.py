@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from effdet_model.errors import InputError
 
 DISTRIBUTION = "effdet-port"
-EXTRAS = ("eval", "export", "fast", "release", "report", "verify", "video")
+EXTRAS = ("eval", "export", "fast", "release", "report", "tflite", "verify", "video")
 """Names of pyproject.toml's optional dependencies, those for development aside."""
 
 

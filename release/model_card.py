@@ -38,6 +38,10 @@ _METRIC_LABELS = {
 _INPUT_LABELS = {"image": "picture file", "drawn": "drawn picture", "noise": "seeded noise"}
 
 
+_PROGRAMS = ("savedmodel", "tflite")
+"""Kinds of files that say more than variables, and from which not everything comes back."""
+
+
 @dataclass(frozen=True)
 class ReleasedFile:
     """One file of a release: its name in the folder, SHA-256 in hex, size in bytes."""
@@ -190,6 +194,8 @@ def _source_lines(model: ReleasedModel) -> Iterator[tuple[str, str]]:
         yield "Family", f"{family.name}, published {family.date}. {family.reason}"
     tool = model.metadata.get("tool") or {}
     yield "Converted with", f"{tool.get('name')} {tool.get('version')}"
+    if source.get("dialect") in _PROGRAMS:
+        yield from (("Of the file", str(note)) for note in model.metadata.get("notes") or ())
 
 
 def _diff_lines(diff: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tflite_files import make_files
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -26,3 +28,9 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"no folder of official outputs at {folder} (set EFFDET_PORT_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TFLite files of a lite0: float32, float16, int8 (see `tests.tflite_files.make_files`); for slow tests."""
+    return make_files(tmp_path_factory.mktemp("model"), "lite0", "float32", "float16", "int8")

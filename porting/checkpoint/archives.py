@@ -24,7 +24,9 @@ MAX_TOTAL_BYTES = 8 << 30
 MAX_READ_BYTES = 4 << 20
 _CHUNK = 1 << 20
 _STEP_BACK = 1024
-_WANTED = re.compile(r"checkpoint|(?P<prefix>[^/]+)\.(?:index|data-\d{5}-of-\d{5})|[^/]+\.(?:h5|hdf5)", re.ASCII)
+_WANTED = re.compile(
+    r"checkpoint|(?P<prefix>[^/]+)\.(?:index|data-\d{5}-of-\d{5})|[^/]+\.(?:h5|hdf5|tflite)|saved_model\.pb", re.ASCII
+)
 _LEFT_IN = re.compile(r"\._.*")  # what macOS adds beside each file
 
 
@@ -78,7 +80,7 @@ def unpack(path: Path, max_total_bytes: int = MAX_TOTAL_BYTES, max_members: int 
     except BaseException:
         result.close()
         raise
-    if not any(name != "checkpoint" for name in result.files):
+    if not set(result.files) - {"checkpoint", "saved_model.pb"}:
         result.close()
         raise InputError(
             f"{path}: expected a checkpoint in the archive (NAME.index and NAME.data-00000-of-00001, or "

@@ -16,7 +16,7 @@ from effdet_model.errors import InputError
 from effdet_model.fpn_graph import build_fpn_graph
 from porting.checkpoint.object_graph import ObjectGraph, unescape
 
-TF1, H5, OBJECT, SAVED_MODEL = "tf1", "h5", "object", "savedmodel"
+TF1, H5, OBJECT, SAVED_MODEL, TFLITE = "tf1", "h5", "object", "savedmodel", "tflite"
 PLACEHOLDER_SCOPE = "backbone"  # where an object-based checkpoint does not tell the backbone's name
 VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 EMA_SUFFIX = "/ExponentialMovingAverage"

@@ -83,6 +83,8 @@ class H5Weights:
             root = self._child(root, "model_weights", "the root")
         layers = self._names(root, "layer_names")
         if layers is None:
+            if "layers" in root or "_layer_checkpoint_dependencies" in root:
+                raise self._newer_format()
             raise InputError(
                 f"{self.label}: expected a Keras weight file (root attribute layer_names), found an HDF5 "
                 f"file with {sorted(root)[:5]}; write it with model.save_weights(FILE.h5)."
@@ -104,6 +106,17 @@ class H5Weights:
                     raise self._refuse(f"at most {MAX_TOTAL_BYTES} bytes of weights", "more")
                 self._datasets[name] = dataset
                 self.entries[name] = H5Entry(name, tuple(dataset.shape), dataset.dtype.newbyteorder("=").name)
+
+    def _newer_format(self) -> InputError:
+        """Keras' format of FILE.weights.h5 (keras/src/saving/saving_lib.py) saves layers in lists, but none in lists of
+        lists, in which google/automl keeps the heads' batch norms (tf2/efficientdet_keras.py): of d0's 709 variables
+        tf-keras 2.21 leaves out 120."""
+        return InputError(
+            f"{self.label}: expected all variables of an EfficientDet, found Keras' format for FILE.weights.h5, which "
+            "leaves out layers in lists of lists, as google/automl has the batch norms of its heads: they are in no "
+            "such file. Save the model again where it was trained, with model.save_weights(PREFIX) or FILE.h5, "
+            "without .weights in the name."
+        )
 
     def _child(self, parent: Any, name: str, where: str) -> Any:
         import h5py

@@ -6,33 +6,38 @@ import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from effdet_model.errors import InputError, nearest
 from porting.checkpoint import archives, h5, sstable
+from porting.checkpoint.tflite.flatbuffer import MAGIC as TFLITE_MAGIC
 
 MAX_STATE_BYTES = 1 << 20
 ARCHIVE = "archive"
 """The folder that google/automl's trainer moves its best checkpoint to."""
+SAVED_MODEL = "saved_model.pb"
+"""The file that makes a folder a SavedModel; its variables lie in the folder `variables` beside it."""
 _STATE_PATHS = 50
 _SHARD = re.compile(r"(?P<stem>.+)\.data-\d{5}-of-\d{5}")
 
 
 @dataclass
 class Located:
-    """`location` is the prefix of a tensor bundle or a .h5 file; `label` what messages call it.
+    """`location` is the prefix of a tensor bundle, a .h5 or a .tflite file; `label` what messages call it.
 
     `files` is empty where the bundle itself will tell; `stem` is the file name of the prefix; `surroundings` are
-    names that the user did not type: folders in the archive, paths in the file `checkpoint`.
+    names that the user did not type: folders in the archive, paths in the file `checkpoint`; `program` is where a
+    SavedModel's graph would lie.
     """
 
-    kind: Literal["bundle", "h5"]
+    kind: Literal["bundle", "h5", "tflite"]
     location: Path
     label: str
     files: list[Path] = field(default_factory=list)
     on_close: Callable[[], None] | None = None
     surroundings: tuple[str, ...] = ()
+    program: Path | None = None
 
     @property
     def stem(self) -> str:
@@ -40,8 +45,8 @@ class Located:
 
     @property
     def is_saved_model(self) -> bool:
-        """Whether these are the variables of an exported SavedModel: they are always called that."""
-        return self.kind == "bundle" and self.location.name == self.location.parent.name == "variables"
+        """Whether these are the variables of an exported SavedModel."""
+        return self.kind == "bundle" and self.program is not None
 
     def close(self) -> None:
         if self.on_close:
@@ -57,7 +62,17 @@ def locate(path: Path) -> Located:
     located = _located(path)
     if not located.surroundings:
         located.surroundings = _state_paths(located.location.with_name("checkpoint"), located.stem)
+    if located.kind == "bundle" and located.stem == located.location.parent.name == "variables":  # always called that
+        located.program = located.location.parent.with_name(SAVED_MODEL)
     return located
+
+
+def has_graph(path: Path) -> bool:
+    """Whether a graph comes with the weights at a path, which says some of the model's configuration."""
+    if path.suffix == ".tflite":
+        return True
+    program = path if path.name == SAVED_MODEL else path / SAVED_MODEL
+    return program.is_file() and program.stat().st_size > 0
 
 
 def _located(path: Path) -> Located:
@@ -73,7 +88,9 @@ def _located(path: Path) -> Located:
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     close = nearest(path.name, beside)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the path."
-    raise InputError(f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tar.gz), found nothing; {hint}")
+    raise InputError(
+        f"{path}: expected a checkpoint (folder, prefix, .index, .h5, .tflite, .tar.gz), found nothing; {hint}"
+    )
 
 
 def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -> Located:
@@ -88,6 +105,8 @@ def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -
             )
         return Located("bundle", _prefix(files[f"{name}.index"]), f"{label}/{name}")
     found = sorted(name for name in files if name.endswith((".index", ".h5", ".hdf5")))
+    if not found and SAVED_MODEL not in files:
+        found = sorted(name for name in files if name.endswith(".tflite"))
     if len(found) > 1:
         raise InputError(
             f"{label}: expected one checkpoint or a file `checkpoint` that names it, found {len(found)}: "
@@ -99,6 +118,11 @@ def _in_folder(files: dict[str, Path], label: str, folder: Path | None = None) -
         return _by_content(files[found[0]], f"{label}/{found[0]}")
     if folder is not None and (folder / "variables" / "variables.index").is_file():  # a SavedModel
         return Located("bundle", folder / "variables" / "variables", f"{label}/variables/variables")
+    if SAVED_MODEL in files:
+        raise InputError(
+            f"{label}: expected the variables of this SavedModel (variables/variables.index and .data-...), found "
+            f"{SAVED_MODEL} alone; copy the whole folder."
+        )
     shards = [name for name in files if _SHARD.fullmatch(name)]
     if folder is not None and not shards and (folder / ARCHIVE).is_dir():
         return locate(folder / ARCHIVE)
@@ -145,10 +169,12 @@ def _by_content(path: Path, label: str | None = None) -> Located:
     label = label or str(path)
     if head.startswith(h5.MAGIC):
         return Located("h5", path, label, [path])
+    if head[4:8] == TFLITE_MAGIC:
+        return Located("tflite", path, label, [path])
     if archives.is_archive(head):
         return _in_archive(path)
     shard = _SHARD.fullmatch(path.name)
-    if path.name == "checkpoint":
+    if path.name in ("checkpoint", SAVED_MODEL):
         return locate(path.parent)
     if path.name.endswith(".index"):
         return Located("bundle", _prefix(path), label[: -len(".index")])
@@ -159,7 +185,8 @@ def _by_content(path: Path, label: str | None = None) -> Located:
     if path.with_name(path.name + ".index").is_file():
         return Located("bundle", path, label)
     raise InputError(
-        f"{label}: expected a checkpoint (folder, prefix, .index, .h5, .tar.gz), found {_describe(head, tail)}"
+        f"{label}: expected a checkpoint (folder, prefix, .index, .h5, .tflite, .tar.gz), found "
+        f"{_describe(path.name, head, tail)}"
     )
 
 
@@ -173,6 +200,8 @@ def _in_archive(path: Path) -> Located:
     located.files, located.on_close = [path], unpacked.close
     state = unpacked.files.get("checkpoint")
     stem = located.label.rpartition("/")[2]
+    if any(PurePosixPath(name).parts[-2:] == ("variables", "variables.index") for name in unpacked.names):
+        located.program = unpacked.files.get(SAVED_MODEL, located.location.with_name(SAVED_MODEL))
     located.surroundings = (*unpacked.names, *(_state_paths(state, stem) if state else ()))
     return located
 
@@ -181,7 +210,7 @@ def _prefix(index: Path) -> Path:
     return index.with_name(index.name[: -len(".index")])
 
 
-def _describe(head: bytes, tail: bytes) -> str:
+def _describe(name: str, head: bytes, tail: bytes) -> str:
     """What a file that is no checkpoint is, and what to do."""
     start = head.lstrip()[:100].lower()
     if not head:
@@ -192,6 +221,8 @@ def _describe(head: bytes, tail: bytes) -> str:
         return "a Git LFS pointer; fetch the file with `git lfs pull`."
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "a zip or pickle file such as PyTorch's .pth; it goes to --weights, a TensorFlow file to --checkpoint."
+    if head[:1] == b"\x0a" and name.endswith(".pb"):
+        return "a graph without variables; name the SavedModel's folder or the checkpoint that it was made from."
     if head[8:9] == b"{" and head[:8].endswith(b"\0\0"):
         return "a .safetensors file; give it as --weights, the TensorFlow file as --checkpoint."
     if tail == sstable.MAGIC:

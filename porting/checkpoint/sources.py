@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,9 +19,13 @@ from effdet_model.errors import InputError
 from porting.checkpoint import dialects
 from porting.checkpoint.dialects import Translation
 from porting.checkpoint.h5 import H5Weights
-from porting.checkpoint.locate import Located, locate
+from porting.checkpoint.locate import SAVED_MODEL, Located, locate
 from porting.checkpoint.object_graph import ObjectGraph, parse_object_graph
+from porting.checkpoint.saved_model.program import read_program
+from porting.checkpoint.saved_model.stated import stated_by
+from porting.checkpoint.stated import Stated
 from porting.checkpoint.tensorbundle import OBJECT_GRAPH_KEY, TensorBundle
+from porting.checkpoint.tflite.weights import TfliteWeights
 from porting.checkpoint.values import Choice, Kind, meant_kind
 from porting.files import file_sha256
 
@@ -68,13 +72,15 @@ class Source:
 
     Attributes:
         path: what the user named. label: what messages call it.
-        dialect: "tf1", "h5", "object" or "savedmodel".
+        dialect: "tf1", "h5", "object", "savedmodel" or "tflite".
         files: the files it consists of (an archive is one file).
         variables: canonical name -> `VariableInfo`, in the order of the file.
         ignored: tensors that are no part of the model. unknown: names that no row of the table knows.
         backbone_scope: first part of the backbone's canonical names, such as "efficientnet-b0".
         surroundings: names around it that the user did not type: folders in the archive, paths in the file
             `checkpoint`.
+        stated: config fields that the file itself decides, under google/automl's names. notes: about what it states
+            and lacks, in sentences.
     """
 
     def __init__(self, path: Path, dialect: str, store: _Store, found: Translation, located: Located) -> None:
@@ -87,6 +93,9 @@ class Source:
         self.ignored = [Ignored(name, reason) for name, reason in found.ignored.items()]
         self.unknown = sorted(found.unknown)
         self.backbone_scope = found.backbone_scope
+        stated = _stated(store, located, {name: info.shape for name, info in self.variables.items()})
+        self.stated: Mapping[str, Any] = stated.fields
+        self.notes = tuple(stated.notes)
 
     def read(self, name: str, kind: Kind = "raw") -> np.ndarray:
         """The raw value or moving average of a canonical name, read-only, bit by bit as in the file.
@@ -116,12 +125,12 @@ class Source:
     def check_unread(self) -> None:
         """Check what was not read as well: optimizer slots and the like have checksums, and damage is damage.
 
-        HDF5 has no checksums; of an .h5 file nothing more is read.
+        HDF5 and TFLite have no checksums; of these files nothing more is read.
 
         Raises:
             InputError: a tensor's checksum is wrong.
         """
-        if self.dialect == dialects.H5:
+        if self.dialect in (dialects.H5, dialects.TFLITE):
             return
         for name, entry in self._store.entries.items():
             if name not in self._read and not getattr(entry, "slices", 0):  # parts have checksums of their own
@@ -170,7 +179,7 @@ class Source:
 
 
 def open_source(path: str | Path) -> Source:
-    """Open a checkpoint: a folder, a prefix, a .index or .h5 file, a .tar/.tar.gz/.tgz archive.
+    """Open a checkpoint: a folder, a prefix, a .index, .h5 or .tflite file, an archive.
 
     The dialect comes from the content. A folder's `checkpoint` file names the checkpoint in it.
 
@@ -183,6 +192,9 @@ def open_source(path: str | Path) -> Source:
         if located.kind == "h5":
             store, dialect = H5Weights(located.location, located.label), dialects.H5
             found = dialects.translate_h5(store.entries)
+        elif located.kind == "tflite":
+            store, dialect = TfliteWeights(located.location, located.label), dialects.TFLITE
+            found = Translation(raw={name: name for name in store.entries})
         else:
             bundle = store = TensorBundle(located.location, located.label)
             if not located.files:
@@ -201,6 +213,16 @@ def open_source(path: str | Path) -> Source:
         if isinstance(error, InputError) and located.label not in str(error):
             raise InputError(f"{located.label}: {error}") from error
         raise
+
+
+def _stated(store: _Store, located: Located, shapes: Mapping[str, tuple[int, ...]]) -> Stated:
+    """What the file says of the model beside its variables."""
+    if isinstance(store, TfliteWeights):
+        return store.stated()
+    if not located.is_saved_model or located.program is None or not shapes:
+        return Stated()
+    folder = located.label.removesuffix("variables").removesuffix("variables/")
+    return stated_by(read_program(located.program, folder + SAVED_MODEL), shapes)
 
 
 def _translate_bundle(bundle: TensorBundle) -> tuple[str, Translation]:

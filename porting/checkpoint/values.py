@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from effdet_model.errors import InputError
-from porting.checkpoint.dialects import H5, OBJECT, SAVED_MODEL
+from porting.checkpoint.dialects import H5, OBJECT, SAVED_MODEL, TFLITE
 
 Kind = Literal["raw", "ema"]
 Choice = Literal["auto", "ema", "raw"]
@@ -27,6 +27,7 @@ _OWN_VALUES = {
     OBJECT: "a TensorFlow 2 checkpoint is restored from the model's own values",
     SAVED_MODEL: "a SavedModel runs its own variables",
     H5: "a Keras .h5 file holds each value once",
+    TFLITE: "a TFLite file holds each value once",
 }
 _SHOWN = 3
 

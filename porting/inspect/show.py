@@ -12,6 +12,8 @@ from porting.inspect.value_statistics import Extreme, Statistics
 
 _DIALECTS = {
     "tf1": "TensorFlow 1 checkpoint", "h5": "Keras .h5 weights", "object": "TensorFlow 2 checkpoint",
+    "savedmodel": "TensorFlow SavedModel (its variables; the graph is read, never run)",
+    "tflite": "TFLite model (its operators are read, never run)",
     "pth": "PyTorch .pth weights", "safetensors": "safetensors weights",
 }  # fmt: skip
 _KINDS = {"raw": "raw values", "ema": "moving averages", "weights": "weights"}

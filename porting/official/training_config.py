@@ -7,6 +7,7 @@ from pathlib import Path
 
 from effdet_model.errors import InputError
 from effdet_model.hparams import AUTO, Hparams, parse_hparams
+from porting.checkpoint.locate import has_graph
 
 CONFIG_FILE = "config.yaml"
 UNTOLD = (
@@ -57,10 +58,13 @@ def training_hparams(hparams: str | None, checkpoint: str | None, official: bool
     parsed = parse_hparams(hparams)
     if hparams or official:
         return parsed, _ignored(parsed)
-    notes = [
-        f"no checkpoint tells {', '.join(UNTOLD)}: the variant's own were taken; give the training's with --hparams if "
-        "they differ"
-    ]
+    names = ", ".join(UNTOLD)
+    if path is not None and has_graph(path):
+        notes = [f"of {names}, what the file's own graph does not say is the variant's own: give the training's with "
+                 "--hparams if they differ"]  # fmt: skip
+    else:
+        notes = [f"no checkpoint tells {names}: the variant's own were taken; give the training's with --hparams if "
+                 "they differ"]  # fmt: skip
     if path is not None and (beside := find_config(path)) is not None:
         notes.append(f"{beside} lies beside the checkpoint and was not used; --hparams auto takes it")
     return parsed, tuple(notes)

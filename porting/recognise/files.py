@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,22 @@ def recognise_source(
         return Recognised(source.label, problems=(problem,))
     shapes = {name: info.shape for name, info in source.variables.items()}
     names = around(source.path, *source.surroundings, *named)
-    return recognise(
-        Evidence(shapes, "tensorflow", source.label, names, source.backbone_scope), variant, overrides
-    )
+    given = dict(overrides or {})
+    evidence = Evidence(shapes, "tensorflow", source.label, names, source.backbone_scope, stated=source.stated)
+    found = recognise(evidence, variant, {**source.stated, **given})
+    notes = (*source.notes, *_overridden(source.stated, given, found.config), *found.notes)
+    return dataclasses.replace(found, notes=notes)
+
+
+def _overridden(
+    stated: Mapping[str, Any], given: Mapping[str, Any], config: EfficientDetConfig | None
+) -> Iterator[str]:
+    """Where the user says otherwise than the file."""
+    for key in sorted(set(stated) & set(given)) if config else ():
+        assert config is not None
+        mine, file = getattr(config, key), getattr(config.replace(**{key: stated[key]}), key)
+        if mine != file:
+            yield f"took {key}={mine} as asked, though the file itself says {file}"
 
 
 def _not_portable(names: Sequence[str]) -> str:

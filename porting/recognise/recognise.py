@@ -35,6 +35,7 @@ _DIFFERENCES = {
     "image_size": "image size", "aspect_ratios": "anchors", "anchor_scale": "anchors", "mean_rgb": "preprocessing",
     "stddev_rgb": "preprocessing", "scale_range": "preprocessing",
 }  # fmt: skip
+_DIFFERENCES_IN_ORDER = ("mean_rgb", "stddev_rgb", "aspect_ratios", "anchor_scale", "image_size")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Evidence:
         shapes: name -> shape, canonical variables or a state_dict's keys, as `framework` says.
         label: what messages call the file. names: paths, URLs and folders around it.
         backbone_scope: first part of the backbone's canonical names, where they tell it.
-        recorded: the config in the file's metadata.
+        recorded: the config in the file's metadata. stated: config fields that the file itself decides.
     """
 
     shapes: Mapping[str, Shape]
@@ -54,6 +55,7 @@ class Evidence:
     names: Sequence[str] = ()
     backbone_scope: str | None = None
     recorded: EfficientDetConfig | None = None
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,8 @@ def _chosen(
     evidence: Evidence, candidates: tuple[str, ...], given: Mapping[str, Any], fields: Mapping[str, Any], heads: Heads,
     notes: tuple[str, ...],
 ) -> Recognised:  # fmt: skip
-    """The one candidate, or that which the names around the file say."""
+    """The one candidate, or that which the file itself or the names around it say."""
+    candidates = _agreeing(candidates, evidence.stated)
     named = named_variant(candidates, evidence.names)
     name = candidates[0] if len(candidates) == 1 else named.decided
     if contradicts(candidates[0], named) and (name is None or contradicts(name, named)):
@@ -261,6 +264,21 @@ def _chosen(
             *notes,
         )
     return _completed(evidence, name, {**fields, **given}, heads, notes, fields)
+
+
+def _agreeing(candidates: tuple[str, ...], stated: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of variants with the same shapes, those whose preprocessing, anchors and image size are what the file states.
+
+    A field that none of them has in common with the file decides nothing.
+    """
+    for key in _DIFFERENCES_IN_ORDER:
+        if key in stated and len(candidates) > 1:
+            same = [
+                name for name in candidates
+                if getattr(config := get_config(name), key) == getattr(config.replace(**{key: stated[key]}), key)
+            ]  # fmt: skip
+            candidates = tuple(same) or candidates
+    return candidates
 
 
 def _undecided(

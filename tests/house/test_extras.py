@@ -35,7 +35,7 @@ def test_what_a_user_with_weights_installs(repository: Path) -> None:
     assert {"pycocotools", "faster-coco-eval"} == declared(extras["eval"])
     assert "effdet-port[eval,report,release]" in extras["verify"] and "tensorflow" in declared(extras["verify"])
     assert {"onnx", "onnxruntime", "onnxscript", "openvino"} == declared(extras["export"])
-    assert extras["all"] == ["effdet-port[verify,export,video,fast]"]
+    assert extras["all"] == ["effdet-port[verify,export,video,fast,tflite]"]
     assert ".[all,dev]" in (repository / "Makefile").read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from effdet_model.factory import resolve_config
 from effdet_model.fit import listed
 from effdet_model.initial_weights import CLASS_PREDICT
 from effdet_model.labels import resolve_label_map
-from effdet_model.weights import load_into, read_weights
+from effdet_model.weights import load_into, read_metadata, read_weights
 from porting.recognise.files import weight_settings
 from training.initialise import WHOLE_CLASS_HEAD, initialise
 from training.recipes import Recipe
@@ -66,7 +67,25 @@ def starting_model(options: TrainOptions, recipe: Recipe, label_map: Mapping[int
     told = f"kept {len(own) - len(new)} of {len(own)} tensors"
     if new:
         told += f"; new: {', '.join(part.rstrip('.') for part in replaced)} ({len(new)} tensors)"
-    return Start(model, tuple(kept), new, (*loaded.notes, f"{options.weights}: {told}."))
+    notes = (*loaded.notes, f"{options.weights}: {told}.", *_without_statistics(options.weights, model, recipe))
+    return Start(model, tuple(kept), new, notes)
+
+
+def _without_statistics(weights: Path, model: EfficientDet, recipe: Recipe) -> tuple[str, ...]:
+    """A warning where batch norms that would train came from a TFLite file, which has no statistics of a training."""
+    source = (read_metadata(weights) or {}).get("source")
+    if not isinstance(source, dict) or source.get("dialect") != "tflite":
+        return ()
+    norms = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    kept = re.compile(recipe.freeze) if recipe.freeze and recipe.freeze_statistics else None
+    moving = sum(not (kept and kept.match(name)) for name in norms)
+    if not moving:
+        return ()
+    return (
+        f"Warning: {weights} was made from a TFLite file, which has no means and variances of a training, and {moving} "
+        "of its batch norms are to train: with the statistics of a batch they make another network from the first "
+        "step on. Freeze them (--freeze '.*bn' --freeze-statistics), or start from the checkpoint.",
+    )
 
 
 def _config(options: TrainOptions, label_map: Mapping[int, str]) -> EfficientDetConfig:

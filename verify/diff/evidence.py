@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from effdet_model.config import EfficientDetConfig
+from porting.files import file_sha256
 from porting.version import TOOL
 from verify.diff.comparison import MULTIPLE
 from verify.diff.inputs import DiffInput
@@ -63,4 +64,6 @@ def evidence_input(item: DiffInput | InputResult) -> EvidenceInput:
 def _reference_sha256(kind: str, folder: str) -> str | None:
     if kind == "tensorflow":
         return None
+    if kind == "tflite":
+        return file_sha256(Path(folder))
     return folder_sha256(Path(folder), "*.py" if kind == "automl" else "*")

@@ -15,6 +15,9 @@ from verify.evidence.record import Evidence, Verdict
 from verify.evidence.seal import sealed
 from verify.reference.configuration.config_check import ConfigDifference
 
+APPROXIMATE = 1e-3
+"""Relative differences above are no rounding of float32; a looser tolerance was asked for."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -198,7 +201,7 @@ class DiffResult:
         variant: e.g. "d0". config: all fields of the config, as plain data.
         source, weights: the files compared, as the user named them.
         variables: "raw" or "ema", what was read from the source.
-        reference: "tensorflow", "automl:DIR" or "savedmodel:DIR".
+        reference: "tensorflow", "automl:DIR", "savedmodel:DIR" or "tflite:FILE".
         dtype: "float32" or "float64". isolate: whether every layer got the reference's own input.
         image_size: (height, width).
         tolerance: largest relative difference allowed for a layer; None: a multiple of TensorFlow's own rounding,
@@ -311,7 +314,9 @@ class DiffResult:
             largest = f"largest relative difference {self.max_rel:.2e} at {worst.name}"
             if self.tolerance is None:
                 largest = f"at most {worst.difference.excess:.0%} of what is allowed, at {worst.name}"
-            return f"Same function: {count} of {count} layers within {self.allowed} ({how}); {largest}; {values}."
+            close = self.max_rel <= APPROXIMATE
+            same = "Same function" if close else "The same tensors, approximately the same function"
+            return f"{same}: {count} of {count} layers within {self.allowed} ({how}); {largest}; {values}."
         if self.same_layers:
             return f"Not the same: {self._outside_layers(values)}; {count} of {count} layers within {self.allowed}."
         if not self.layers:

@@ -101,7 +101,9 @@ class _Comparison:
         self.config, self.source, self.reference, self.options = config, source, reference, options
         self.port_config = config
         shapes = {name: info.shape for name, info in source.variables.items()}
-        self.official = reference_config(config.name, family=options.family, hparams=options.hparams, shapes=shapes)
+        self.official = reference_config(
+            config.name, family=options.family, hparams=options.hparams, shapes=shapes, stated=source.stated
+        )
         declared = declared_hparams(options.hparams)
         self.config_differences: tuple[ConfigDifference, ...] = tuple(
             config_differences(self.official, config.to_dict(), declared)
@@ -114,6 +116,7 @@ class _Comparison:
                 f"The variant, {config.name}, was named by the weights' metadata alone; the reference took google/"
                 "automl's facts of that name."
             )
+        self.notes += [f"Of the checkpoint: {note}." for note in source.notes]
         self.layers: dict[str, LayerResult] = {}
         self.inputs: list[InputResult] = []
         self.seeds = ""
@@ -194,8 +197,21 @@ class _Comparison:
             first_divergent_layer=self.suspect.name if self.suspect else None, cause=cause,
             environment={**environment(self.reference.versions), "seeds": self.seeds},
             seconds=self.seconds, config_differences=self.config_differences, tensors=proof,
-            reference_config=self.official, notes=tuple(self.notes),
+            reference_config=self.official, notes=(*self.notes, *self._approximation()),
         )  # fmt: skip
+
+    def _approximation(self) -> list[str]:
+        """How far the weights are from a file whose numbers are no float32."""
+        precision, layers = self.options.precision, self.layers.values()
+        if precision in ("", "float32") or not layers:
+            return []
+        largest = max(layer.difference.max_rel for layer in layers)
+        typical = max(layer.difference.rms_rel for layer in layers)
+        return [
+            f"The weights approximate the reference, a file of {precision} numbers: its outputs differ by up to "
+            f"{largest:.2g} of their largest value ({typical:.2g} in the root mean square), up to "
+            f"{self.options.limit:g} passes."
+        ]
 
     def _cause(self, differing: list[str]) -> Cause | None:
         from verify.diff.causes import Investigation, find_cause

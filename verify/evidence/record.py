@@ -16,8 +16,8 @@ KINDS = ("diff", "parity", "export")
 VERDICTS = ("passed", "failed", "inconclusive")
 INPUT_KINDS = ("image", "drawn", "noise")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-REFERENCES = ("tensorflow", "automl", "savedmodel", "pytorch")
-"""This project's own network in TensorFlow, a clone of google/automl, an exported model; "pytorch" of an export."""
+REFERENCES = ("tensorflow", "automl", "savedmodel", "tflite", "pytorch")
+"""This project's own network in TensorFlow, a clone of google/automl, exported models; "pytorch" of an export."""
 
 Verdict = Literal["passed", "failed", "inconclusive"]
 

@@ -83,13 +83,14 @@ def prepare(
     port = model.config.to_dict()
     reference = reference_config(
         options.variant or model.config.name, family=_family(options, metadata, era), hparams=options.declared,
-        shapes={name: variable.shape for name, variable in source.variables.items()},
+        shapes={name: variable.shape for name, variable in source.variables.items()}, stated=source.stated,
     )  # fmt: skip
     reference["image_size"] = list(model.config.image_size)
     found = config_differences(reference, port, declared_hparams(options.declared))
     kinds = _kinds(source, model, kind, told)
     return Setup(
-        options, dataset, model, profile, metadata, era, reference, (*found, *kinds), kind, notes,
+        options, dataset, model, profile, metadata, era, reference, (*found, *kinds), kind,
+        (*notes, *(f"Of the checkpoint: {note}." for note in source.notes)),
         file_sha256(Path(options.weights)), source.label,
     )  # fmt: skip
 

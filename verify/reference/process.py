@@ -46,8 +46,8 @@ class ReferenceProcess:
 
     Args:
         kind: "tensorflow" (this project's reference), "pipeline" (the same from files to detections), "training" (the
-            same in training), "automl" or "savedmodel".
-        path: the clone's or SavedModel's folder, for the latter two.
+            same in training), "automl", "savedmodel" or "tflite".
+        path: the clone's or SavedModel's folder, or the .tflite file, for the latter three.
         threads: how many TensorFlow may use; None: as many as it likes.
     """
 

@@ -91,9 +91,13 @@ def _runner(job: dict[str, Any], read: Callable[[str], np.ndarray]) -> Any:
 
         return AutomlReference(job["path"], job["config"], read, job["scope"])
     if job["kind"] == "savedmodel":
-        from verify.reference.savedmodel import SavedModelReference
+        from verify.reference.programs import SavedModelReference
 
         return SavedModelReference(job["path"], job["config"])
+    if job["kind"] == "tflite":
+        from verify.reference.programs import TfliteReference
+
+        return TfliteReference(job["path"], job["config"])
     if job["kind"] == "pipeline":
         from verify.reference.pipeline import TensorFlowPipeline
 

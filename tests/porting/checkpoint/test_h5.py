@@ -170,3 +170,12 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         cut.write_bytes(content[:length])
         with pytest.raises(InputError, match="expected a whole HDF5 weight file, found, on the way to .*; copy or"):
             H5Weights(cut)
+
+
+def test_the_format_that_leaves_out_the_heads_batch_norms(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "model.weights.h5", "w") as file:
+        file["layers/class_net/classes/vars/0"] = np.zeros((3, 3, 64, 1), np.float32)
+    found = r"weights\.h5: expected all .* batch norms of its heads: .*save_weights\(PREFIX\)"
+    with pytest.raises(InputError, match=found) as caught:
+        H5Weights(tmp_path / "model.weights.h5")
+    assert len(str(caught.value)) < 600 + len(str(tmp_path))

@@ -321,3 +321,23 @@ def test_hparams_file_is_the_configuration(trained: Path) -> None:
     config = create_model(weights=trained / "last.pth").config
     again = get_config("d0", **parse_hparams(str(trained / "hparams.yaml")).fields)
     assert again.replace(norm_kwargs=config.norm_kwargs, backbone_args=config.backbone_args) == config
+
+
+def test_weights_without_statistics_are_warned_of(tmp_path: Path) -> None:
+    from training.recipes import recipe
+    from training.running.starting_weights import starting_model
+
+    names = {1: "disc", 2: "square", 3: "triangle"}
+    model = tiny_model(torch.float32, label_map=names)
+    weights, metadata = tmp_path / "lite.pth", {"format_version": 1, "config": model.config.to_dict()}
+    options = TrainOptions(tmp_path, weights=weights)
+
+    def told(**fields: object) -> str:
+        return " ".join(starting_model(options, recipe("google").replace(**fields), names).notes)
+
+    write_weights(weights, dict(model.state_dict()), {**metadata, "source": {"dialect": "tflite"}})
+    assert f"Warning: {weights} was made from a TFLite file" in told()
+    assert "Warning" in told(freeze="backbone", freeze_statistics=True) and "Warning" in told(freeze=".*bn")
+    assert "Warning" not in told(freeze=".*bn", freeze_statistics=True)
+    write_weights(weights, dict(model.state_dict()), {**metadata, "source": {"dialect": "tf1"}})
+    assert "Warning" not in told()

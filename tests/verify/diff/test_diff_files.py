@@ -133,6 +133,8 @@ def test_a_savedmodel_is_run_on_request_with_a_warning(
         (DiffOptions(reference="keras"), "reference"),
         (DiffOptions(reference="automl"), "automl:DIR"),
         (DiffOptions(reference="savedmodel:nowhere"), "nowhere"),
+        (DiffOptions(reference="tflite:nowhere.tflite"), "tflite:FILE"),
+        (DiffOptions(reference=f"tflite:{__file__}"), "TFLite model"),
         (DiffOptions(tolerance=-1.0), "tolerance"),
         (DiffOptions(reference="automl:tests", dtype="float64"), "float32"),
         (DiffOptions(reference="automl:tests", isolate=True), "isolate"),

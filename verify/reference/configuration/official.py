@@ -22,7 +22,7 @@ _MERGED = ("nms_configs",)
 
 def reference_config(
     variant: str, *, family: str | None = None, hparams: Hparams = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None, stated: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A model's configuration under google/automl's names, as plain values.
 
@@ -33,6 +33,7 @@ def reference_config(
             the code of today.
         hparams: what google/automl's --hparams takes, as text, or as a mapping of its names.
         shapes: canonical variable name -> TensorFlow shape; the predict layers' tell classes and anchors.
+        stated: what the checkpoint's own graph says, under the same names; hparams go before it.
 
     Returns:
         All of `facts.DEFAULTS`; `image_size` as [height, width]; `name`, e.g. "efficientdet-d0"; `family`.
@@ -44,7 +45,7 @@ def reference_config(
     family = family or own_family
     facts = {**DEFAULTS, **VARIANTS[name], **_family_facts(name, family, own_family)}
     declared = declared_hparams(hparams)
-    for key, value in declared.items():
+    for key, value in [*(stated or {}).items(), *declared.items()]:
         merges = key in _MERGED and isinstance(value, Mapping)
         facts[key] = {**facts[key], **value} if merges else value
     facts["image_size"] = _size(facts["image_size"])
