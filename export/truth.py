@@ -143,7 +143,7 @@ def opened_truth(
     with ReferenceProcess() as reference, open_source(checkpoint) as source:
         truth = TensorFlowTruth(reference, config, of_torch if half else None)
         shapes = {name: info.shape for name, info in source.variables.items()}
-        official = reference_config(config.name, family=family, hparams=hparams, shapes=shapes)
+        official = reference_config(config.name, family=family, hparams=hparams, shapes=shapes, stated=source.stated)
         official["image_size"] = list(config.image_size)
         differences = config_differences(official, config.to_dict(), declared_hparams(hparams))
         truth.problems = tuple(

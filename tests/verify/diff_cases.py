@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class MemorySource:
     backbone_scope: str
     label: str = "in memory"
     changed: dict[str, np.ndarray] = field(default_factory=dict)
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def raw_names(self) -> list[str]:
